@@ -1,0 +1,1 @@
+//! The control port: statistics and metrics behind a token.

@@ -1,0 +1,1 @@
+//! HTTP/1.1 as the stub, the origin and the trackers all speak it: heads, ranges, bodies.

@@ -1,0 +1,1 @@
+//! The video's own web server, as a scheduled resource.

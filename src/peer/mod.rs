@@ -1,0 +1,1 @@
+//! One BitTorrent connection, as a pure machine (BEP 3, 6, 9, 10).

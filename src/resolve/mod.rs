@@ -1,0 +1,1 @@
+//! From an address to metainfo, origin and file (DESIGN §2.2, §3).

@@ -1,0 +1,1 @@
+//! io_uring through tokio-uring, wrapped so that its known faults cannot be met.

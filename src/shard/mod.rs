@@ -1,0 +1,1 @@
+//! One core's loop: the pure machines meet the ring.

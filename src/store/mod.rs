@@ -1,0 +1,1 @@
+//! Pieces on disk: verified as blocks arrive, mapped for serving, evicted under a quota.

@@ -1,0 +1,1 @@
+//! What a player sees: addresses, the gate, replies.

@@ -1,0 +1,1 @@
+//! One info-hash: its readers, peers and origins, and the decisions between them.

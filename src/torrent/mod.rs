@@ -1,0 +1,3 @@
+//! Torrents: metainfo, magnets, and the arithmetic of pieces.
+
+pub mod layout;

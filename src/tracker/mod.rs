@@ -1,0 +1,1 @@
+//! Announcing to trackers, and answering announces (BEP 3, 7, 23).
