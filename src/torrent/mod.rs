@@ -1,3 +1,6 @@
 //! Torrents: metainfo, magnets, and the arithmetic of pieces.
 
+pub mod bencode;
 pub mod layout;
+pub mod magnet;
+pub mod metainfo;
