@@ -40,7 +40,7 @@ pub mod tracker;
 
 pub mod store;
 
-#[expect(unsafe_code, reason = "the kernel reads and writes these buffers")]
+#[allow(unsafe_code, reason = "the kernel reads and writes these buffers")]
 pub mod ring;
 
 pub mod shard;
