@@ -1,0 +1,149 @@
+//! Listening sockets: one a shard, accepting without an operation that could be lost.
+
+use std::cell::{Cell, OnceCell};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::ring::runtime;
+use crate::ring::stream::Socket;
+use crate::units::Time;
+
+const BACKLOG: i32 = 1024;
+/// The pause after the first accept that failed for want of files or memory; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_millis(1600);
+
+/// Takes connections on one shard. May be sent to its shard until the first accept.
+pub struct Listener {
+    socket: Cell<Option<OwnedFd>>,
+    ready: OnceCell<AsyncFd<OwnedFd>>,
+    addr: SocketAddr,
+    /// The last pause, and when it ends.
+    pause: Cell<(Duration, Time)>,
+}
+
+impl Listener {
+    /// One listener a shard at `addr`; the kernel spreads connections over them. A port that any
+    /// other program holds, another BitTube too, is [`io::ErrorKind::AddrInUse`]. Port 0 takes a
+    /// free one, the same for all.
+    pub fn bind_shared(addr: SocketAddr, shards: usize) -> io::Result<Vec<Self>> {
+        // Without SO_REUSEPORT a port with any listener is refused (H7). Held until ours listen,
+        // so that nobody else gets in between.
+        let probe = socket(addr)?;
+        probe.bind(&addr.into())?;
+        let addr = local_addr(&probe)?;
+        let sockets = (0..shards)
+            .map(|_| {
+                let socket = socket(addr)?;
+                socket.set_reuse_port(true)?;
+                socket.bind(&addr.into())?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        sockets
+            .into_iter()
+            .map(|socket| {
+                socket.listen(BACKLOG)?;
+                Ok(Self {
+                    socket: Cell::new(Some(socket.into())),
+                    ready: OnceCell::new(),
+                    addr,
+                    pause: Cell::new((Duration::ZERO, Time::ZERO)),
+                })
+            })
+            .collect()
+    }
+
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The next connection and where it comes from. May be dropped: no connection is lost. Short
+    /// of files or memory it pauses and tries again; errors are those of the listener itself.
+    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        let ready = self.ready()?;
+        loop {
+            let (_, until) = self.pause.get();
+            let wait = until.since(runtime::now());
+            if !wait.is_zero() {
+                runtime::sleep(wait).await;
+            }
+            let mut guard = ready.readable().await?;
+            // A system call, not an operation: an operation that is dropped takes the next client
+            // along (H5).
+            let accepted = rustix::net::acceptfrom_with(ready, SocketFlags::CLOEXEC);
+            match accepted {
+                Ok((fd, from)) => {
+                    self.pause.set((Duration::ZERO, Time::ZERO));
+                    let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+                    // Without an address it is gone already.
+                    if let (Some(from), Ok(socket)) = (from, Socket::from_std(fd)) {
+                        return Ok((socket, from));
+                    }
+                }
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => self.pause(),
+                // These speak of the one connection, not of the listener (accept(2)).
+                Err(
+                    Errno::INTR
+                    | Errno::CONNABORTED
+                    | Errno::PERM
+                    | Errno::PROTO
+                    | Errno::NETDOWN
+                    | Errno::NOPROTOOPT
+                    | Errno::HOSTDOWN
+                    | Errno::NONET
+                    | Errno::HOSTUNREACH
+                    | Errno::NETUNREACH
+                    | Errno::TIMEDOUT,
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn ready(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        if let Some(ready) = self.ready.get() {
+            return Ok(ready);
+        }
+        let fd = self
+            .socket
+            .take()
+            .ok_or_else(|| io::Error::other("the listener could not be watched"))?;
+        // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` drops it.
+        let ready = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
+        Ok(self.ready.get_or_init(|| ready))
+    }
+
+    fn pause(&self) {
+        let (last, _) = self.pause.get();
+        let pause = (last * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        self.pause.set((pause, runtime::now() + pause));
+        tracing::warn!(addr = %self.addr, ?pause, "no connection can be taken: out of files or memory");
+    }
+}
+
+fn socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket =
+        socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        // So that [::] and 0.0.0.0 can be listened at side by side.
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn local_addr(socket: &socket2::Socket) -> io::Result<SocketAddr> {
+    let addr = socket.local_addr()?.as_socket();
+    addr.ok_or_else(|| io::Error::other("a TCP socket without an address"))
+}

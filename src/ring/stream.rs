@@ -1,0 +1,551 @@
+//! TCP connections: dropping one closes it, a timed-out operation has ended, no byte is lost.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use socket2::{Domain, Protocol, SockAddr, Type};
+
+use crate::ring::buffers::Buffer;
+use crate::ring::mapping::Mapping;
+use crate::ring::ops::{self, Fd, Op, Payload};
+use crate::ring::runtime;
+use crate::units::Time;
+
+pub use crate::ring::mapping::is_fault;
+
+/// A send of which the other side takes nothing for so long ends the connection.
+pub const STALL_MAX: Duration = Duration::from_secs(300);
+/// How long a cancelled operation may take to end before its socket is shut down.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// A connection without any operation on it: may be sent to another shard. Dropped, it is closed.
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// From a connected socket of whatever make.
+    pub fn from_std(socket: impl Into<OwnedFd>) -> io::Result<Self> {
+        let socket = socket2::Socket::from(socket.into());
+        // Operations on non-blocking sockets return EAGAIN instead of waiting (H22).
+        socket.set_nonblocking(false)?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(Self(socket.into()))
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        peer_addr(&self.0)
+    }
+}
+
+/// A connection on this shard. Dropped, it is shut down and closed, and what was on its way ends.
+pub struct Stream(Rc<Connection>);
+
+impl Stream {
+    pub fn new(socket: Socket) -> Self {
+        Self(Rc::new(Connection::new(Rc::new(socket.0))))
+    }
+
+    /// Connects within `timeout`, else [`io::ErrorKind::TimedOut`]. Dropped, it gives up at once.
+    pub async fn connect(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let socket =
+            socket2::Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        // Owned by a connection from the start: its drop ends a connect that is under way (H6).
+        let stream = Self::new(Socket(socket.into()));
+        let fd = &stream.0.fd;
+        let op = ops::connect(fd, SockAddr::from(to));
+        let (result, _) = match within(op, timeout).await {
+            Ok(done) => done,
+            Err(op) => settle(fd, op).await,
+        };
+        match result {
+            Ok(_) if to.ip().is_loopback() && stream.local_addr()? == to => {
+                // TCP's simultaneous open with itself: nobody listens there.
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
+            Ok(_) => Ok(stream),
+            Err(error) if is_cancelled(&error) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        peer_addr(&self.0.fd)
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(rustix::net::getsockname(&self.0.fd)?.try_into()?)
+    }
+
+    pub fn closer(&self) -> Closer {
+        Closer(Rc::downgrade(&self.0))
+    }
+
+    pub fn split(self) -> (Receiver, Sender) {
+        let receiver = Receiver(Rc::clone(&self.0));
+        let sender = Sender {
+            connection: self.0,
+            stall: STALL_MAX,
+        };
+        (receiver, sender)
+    }
+
+    /// Two halves of one connection. Panics if they are not.
+    pub fn rejoin(receiver: Receiver, sender: Sender) -> Self {
+        assert!(
+            Rc::ptr_eq(&receiver.0, &sender.connection),
+            "halves of one connection"
+        );
+        Self(receiver.0)
+    }
+
+    /// Ends all operations and gives the socket away, its bytes unread in it. Dropped on the way,
+    /// the connection is shut down.
+    pub async fn into_socket(self) -> Socket {
+        let connection = self.0;
+        connection.hangup.drop_op();
+        connection.readable.drop_op();
+        let fd = Rc::clone(&connection.fd);
+        let _ = connection.set_low_water(1);
+        // What else holds the socket is an operation: `connection` and `fd` are two.
+        let mut patience = 10;
+        while Rc::strong_count(&fd) > 2 {
+            let _ = ops::cancel(&fd).await;
+            runtime::breathe().await;
+            patience -= 1;
+            if patience == 0 {
+                // Not seen yet: cancelling a socket's operations always succeeds.
+                connection.shut_down();
+            }
+        }
+        connection.given_away.set(true);
+        drop(connection);
+        Socket(Rc::into_inner(fd).expect("the connection is dropped and no operation is left"))
+    }
+}
+
+/// The receiving half.
+pub struct Receiver(Rc<Connection>);
+
+impl Receiver {
+    /// Appends what comes to the buffer's room, compacting it if it has none; 0 is the end. Past
+    /// the deadline: [`io::ErrorKind::TimedOut`], with no byte lost and the connection as good as
+    /// before. Dropped, the connection is shut down, for bytes may be lost (H1).
+    pub async fn recv(
+        &mut self,
+        mut buffer: Buffer,
+        deadline: Option<Duration>,
+    ) -> (io::Result<usize>, Buffer) {
+        if buffer.room() == 0 {
+            buffer.compact();
+        }
+        if buffer.room() == 0 {
+            // The kernel would say 0, which looks like the end (H16).
+            let full = io::Error::new(io::ErrorKind::InvalidInput, "no room in the buffer");
+            return (Err(full), buffer);
+        }
+        let until = deadline.map_or(Time::NEVER, |wait| runtime::now() + wait);
+        let unfinished = ShutDownUnlessDone::new(&self.0);
+        loop {
+            let op = ops::recv(&self.0.fd, buffer);
+            let (result, back) = finish(&self.0.fd, op, until).await;
+            buffer = back;
+            let result = match result {
+                // Ours, or the sender's, which cancels both directions (H18).
+                Err(error) if is_cancelled(&error) => {
+                    if runtime::now() < until {
+                        continue;
+                    }
+                    Err(io::ErrorKind::TimedOut.into())
+                }
+                Err(error) => Err(error),
+                Ok(count) => {
+                    let count = usize::try_from(count).expect("a 64-bit target");
+                    buffer.filled(count);
+                    Ok(count)
+                }
+            };
+            unfinished.done();
+            return (result, buffer);
+        }
+    }
+
+    /// Looks at what has come without taking it, once that is more than `more_than` bytes or the
+    /// end has come: replaces the buffer's bytes, and counts them. No more than the buffer's
+    /// capacity is seen. Past the deadline: [`io::ErrorKind::TimedOut`]. Loses nothing when dropped.
+    pub async fn peek(
+        &mut self,
+        mut buffer: Buffer,
+        more_than: usize,
+        deadline: Option<Duration>,
+    ) -> (io::Result<usize>, Buffer) {
+        buffer.clear();
+        let result = self.peek_into(&mut buffer, more_than, deadline).await;
+        // A recv is to come back with the first byte again.
+        let reset = self.0.set_low_water(1);
+        (result.and_then(|count| reset.map(|()| count)), buffer)
+    }
+
+    async fn peek_into(
+        &mut self,
+        buffer: &mut Buffer,
+        more_than: usize,
+        deadline: Option<Duration>,
+    ) -> io::Result<usize> {
+        let until = deadline.map_or(Time::NEVER, |wait| runtime::now() + wait);
+        self.0.set_low_water(more_than.saturating_add(1))?;
+        let wait = until.since(runtime::now());
+        tokio::select! {
+            biased;
+            () = self.readable() => {}
+            () = runtime::sleep(wait), if until != Time::NEVER => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let count = match rustix::net::recv(&self.0.fd, buffer.room_mut(), flags) {
+            Ok((count, _)) => count,
+            Err(Errno::AGAIN) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        buffer.filled(count);
+        Ok(count)
+    }
+
+    /// Resolves when there are bytes, the end or an error: how an idle connection waits without a
+    /// buffer. Loses nothing when dropped.
+    pub async fn readable(&mut self) {
+        let connection = &self.0;
+        poll_fn(|cx| {
+            loop {
+                if ops::ready_now(&connection.fd, ops::READABLE) {
+                    return Poll::Ready(());
+                }
+                // What the stored poll saw may have been received since.
+                std::task::ready!(connection.readable.poll(&connection.fd, cx));
+            }
+        })
+        .await;
+    }
+
+    /// Resolves when the other side has closed, reset, or will send no more; from then on always
+    /// at once. Loses nothing when dropped, and costs little when called again.
+    pub async fn hangup(&mut self) {
+        let connection = &self.0;
+        poll_fn(|cx| {
+            if !connection.hung_up.get() {
+                std::task::ready!(connection.hangup.poll(&connection.fd, cx));
+                connection.hung_up.set(true);
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        peer_addr(&self.0.fd)
+    }
+
+    pub fn closer(&self) -> Closer {
+        Closer(Rc::downgrade(&self.0))
+    }
+}
+
+/// The sending half: one send at a time, for two would mix their bytes (H11).
+///
+/// A send that is dropped under way shuts the connection down, since some of its bytes went out
+/// (H12); one that stalls does the same and is [`io::ErrorKind::TimedOut`].
+pub struct Sender {
+    connection: Rc<Connection>,
+    stall: Duration,
+}
+
+impl Sender {
+    /// How long the other side may take nothing; [`STALL_MAX`] if not set.
+    pub const fn set_stall(&mut self, stall: Duration) {
+        self.stall = stall;
+    }
+
+    /// Sends it all. `more`: more will follow at once, so that a packet need not end here.
+    pub async fn send_all(&mut self, data: impl Into<Bytes>, more: bool) -> io::Result<()> {
+        let stall = self.stall;
+        self.send_with_deadline(data, more, stall).await
+    }
+
+    /// The same with its own stall limit.
+    pub async fn send_with_deadline(
+        &mut self,
+        data: impl Into<Bytes>,
+        more: bool,
+        stall: Duration,
+    ) -> io::Result<()> {
+        let data = data.into();
+        let range = 0..data.len();
+        self.send(data, range, more, stall).await.0
+    }
+
+    /// Sends the buffer's unread bytes; gives it back, cleared if that went well.
+    pub async fn send_buffer(&mut self, buffer: Buffer, more: bool) -> (io::Result<()>, Buffer) {
+        let range = 0..buffer.len();
+        let (result, _, mut buffer) = self.send(buffer, range, more, self.stall).await;
+        if result.is_ok() {
+            buffer.clear();
+        }
+        (result, buffer)
+    }
+
+    /// Sends bytes of a mapped file with no copy in user space, and says how many. That is fewer
+    /// than asked for only if the file cannot be read behind them: the next call then is an error
+    /// for which [`is_fault`] is true, and the connection is still good.
+    pub async fn send_mapped(
+        &mut self,
+        map: Arc<Mapping>,
+        range: Range<usize>,
+        more: bool,
+    ) -> io::Result<usize> {
+        let stall = self.stall;
+        self.send_mapped_with_deadline(map, range, more, stall)
+            .await
+    }
+
+    /// The same with its own stall limit.
+    pub async fn send_mapped_with_deadline(
+        &mut self,
+        map: Arc<Mapping>,
+        range: Range<usize>,
+        more: bool,
+        stall: Duration,
+    ) -> io::Result<usize> {
+        let range = map.checked(range)?;
+        match self.send(map, range, more, stall).await {
+            (Ok(()), sent, _) => Ok(sent),
+            (Err(error), sent, _) if is_fault(&error) && sent > 0 => Ok(sent),
+            (Err(error), ..) => Err(error),
+        }
+    }
+
+    /// Says that no more will be sent (FIN); receiving goes on.
+    pub fn finish(&mut self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(
+            &self.connection.fd,
+            rustix::net::Shutdown::Write,
+        )?)
+    }
+
+    pub fn closer(&self) -> Closer {
+        Closer(Rc::downgrade(&self.connection))
+    }
+
+    async fn send<P: Payload>(
+        &mut self,
+        mut payload: P,
+        range: Range<usize>,
+        more: bool,
+        stall: Duration,
+    ) -> (io::Result<()>, usize, P) {
+        let fd = &self.connection.fd;
+        let unfinished = ShutDownUnlessDone::new(&self.connection);
+        let mut at = range.start;
+        let mut until = runtime::now() + stall;
+        let result = loop {
+            if at == range.end {
+                break Ok(());
+            }
+            let end = range.end.min(at.saturating_add(ops::SEND_MAX));
+            let op = ops::send(fd, payload, at..end, more || end < range.end);
+            let (result, back) = finish(fd, op, until).await;
+            payload = back;
+            match result {
+                Ok(count) => {
+                    at += usize::try_from(count).expect("a 64-bit target");
+                    until = runtime::now() + stall;
+                }
+                Err(error) if is_cancelled(&error) => {
+                    // By the receiver's deadline (H18), unless our own time is up.
+                    if runtime::now() >= until {
+                        self.connection.shut_down();
+                        break Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "the other side takes nothing",
+                        ));
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        unfinished.done();
+        (result, at - range.start, payload)
+    }
+}
+
+/// Closes a connection from elsewhere on its shard. Does not keep it open.
+#[derive(Clone)]
+pub struct Closer(Weak<Connection>);
+
+impl Closer {
+    /// Shuts both directions down: what waits there ends. Nothing if it is closed already.
+    pub fn close(&self) {
+        if let Some(connection) = self.0.upgrade() {
+            connection.shut_down();
+        }
+    }
+}
+
+/// What the halves share. No operation owns it, so its drop is the end of the connection.
+struct Connection {
+    fd: Fd,
+    hangup: StoredPoll,
+    readable: StoredPoll,
+    hung_up: Cell<bool>,
+    /// SO_RCVLOWAT, 1 unless [`Receiver::peek`] waits for more.
+    low_water: Cell<usize>,
+    given_away: Cell<bool>,
+}
+
+impl Connection {
+    const fn new(fd: Fd) -> Self {
+        Self {
+            fd,
+            hangup: StoredPoll::new(ops::HANGUP),
+            readable: StoredPoll::new(ops::READABLE),
+            hung_up: Cell::new(false),
+            low_water: Cell::new(1),
+            given_away: Cell::new(false),
+        }
+    }
+
+    fn shut_down(&self) {
+        // Fails where the other side has reset the connection: then it is down.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+
+    fn set_low_water(&self, bytes: usize) -> io::Result<()> {
+        if self.low_water.get() != bytes {
+            ops::set_low_water(&self.fd, bytes)?;
+            self.low_water.set(bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    /// Operations hold the socket open (H2): shut down, they end and let it go.
+    fn drop(&mut self) {
+        if !self.given_away.get() {
+            self.shut_down();
+        }
+    }
+}
+
+/// A poll that outlives the futures that wait for it, so that dropping them leaves no operation
+/// behind each time.
+struct StoredPoll {
+    events: u32,
+    op: RefCell<Option<Op<()>>>,
+}
+
+impl StoredPoll {
+    const fn new(events: u32) -> Self {
+        Self {
+            events,
+            op: RefCell::new(None),
+        }
+    }
+
+    /// Ready when an event came; the next call waits for the next.
+    fn poll(&self, fd: &Fd, cx: &mut Context<'_>) -> Poll<()> {
+        let mut stored = self.op.borrow_mut();
+        loop {
+            let op = stored.get_or_insert_with(|| ops::poll(fd, self.events));
+            let (result, ()) = std::task::ready!(Pin::new(op).poll(cx));
+            *stored = None;
+            // Cancelled with an operation of either half (H18): once more.
+            if !result.is_err_and(|error| is_cancelled(&error)) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn drop_op(&self) {
+        self.op.take();
+    }
+}
+
+/// Shuts the connection down if it is dropped before [`ShutDownUnlessDone::done`]: the future it
+/// lives in was dropped while the kernel had its operation.
+struct ShutDownUnlessDone<'a>(Option<&'a Connection>);
+
+impl<'a> ShutDownUnlessDone<'a> {
+    const fn new(connection: &'a Connection) -> Self {
+        Self(Some(connection))
+    }
+
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ShutDownUnlessDone<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0 {
+            connection.shut_down();
+        }
+    }
+}
+
+type Done<D> = (io::Result<u32>, D);
+
+/// The operation's own verdict, which it gives by `until` or when cancelled then.
+async fn finish<D: Unpin>(fd: &Fd, mut op: Op<D>, until: Time) -> Done<D> {
+    if until == Time::NEVER {
+        return op.await;
+    }
+    let wait = until.since(runtime::now());
+    match within(op, wait).await {
+        Ok(done) => return done,
+        Err(still) => op = still,
+    }
+    settle(fd, op).await
+}
+
+/// Gives the operation back if it is not done after `wait`.
+async fn within<D: Unpin>(mut op: Op<D>, wait: Duration) -> Result<Done<D>, Op<D>> {
+    tokio::select! {
+        biased;
+        done = &mut op => return Ok(done),
+        () = runtime::sleep(wait) => {}
+    }
+    Err(op)
+}
+
+/// Cancels an operation and waits for its verdict, which may still be success.
+async fn settle<D: Unpin>(fd: &Fd, mut op: Op<D>) -> Done<D> {
+    loop {
+        let _ = ops::cancel(fd).await;
+        match within(op, SETTLE_PATIENCE).await {
+            Ok(done) => return done,
+            Err(still) => op = still,
+        }
+        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+    }
+}
+
+fn is_cancelled(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR))
+}
+
+fn peer_addr(fd: &OwnedFd) -> io::Result<SocketAddr> {
+    let addr = rustix::net::getpeername(fd)?.ok_or(io::ErrorKind::NotConnected)?;
+    Ok(addr.try_into()?)
+}
