@@ -1,0 +1,296 @@
+//! How fast one peer delivers, and so when a block asked of it now would be here.
+//!
+//! One unit throughout: bytes and nanoseconds. The rate is measured over rounds, as BBR does: from a
+//! request to its answer, over all that arrived in between. Such a round is at least a round trip
+//! long, so a burst out of a buffer does not pass for the link's rate.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::units::{BLOCK_LEN, Time};
+
+/// Blocks in flight, whatever the rate: 8 MiB.
+pub const DEPTH_MAX: u32 = 512;
+/// Blocks in flight at least: one on the wire, one being asked.
+pub const DEPTH_MIN: u32 = 2;
+/// Work queued at the peer beyond the round trip (DESIGN §8): what a seek has to wait for.
+const QUEUE: Duration = Duration::from_millis(300);
+/// Time constant of the rate, in time spent waiting for blocks.
+const RATE_MEMORY: Duration = Duration::from_secs(2);
+/// Weight of a new round trip (RFC 6298).
+const SRTT_GAIN: f64 = 0.125;
+/// The shortest round trip counts for at least this long, at most twice.
+const RTT_MIN_MEMORY: Duration = Duration::from_secs(15);
+/// Growth a round below which the start-up is over (BBR's full pipe).
+const START_GROWTH: f64 = 1.25;
+/// Rounds without that growth.
+const START_ROUNDS: u32 = 2;
+/// An answer this many times later than foreseen counts, even if we asked for little.
+const LATE: u32 = 2;
+/// Shorter rounds are the clock's grain.
+const ROUND_MIN: Duration = Duration::from_micros(10);
+/// Of a peer that has delivered nothing yet.
+const FIRST_RATE: f64 = 100_000.0;
+const FIRST_SRTT: Duration = Duration::from_millis(100);
+
+/// The measure of one peer. Requests are taken to be answered in the order of asking.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Bytes a second; zero before the first round.
+    rate: f64,
+    /// Of the rounds so far, at most `RATE_MEMORY`: young measures are plain means.
+    measured: Duration,
+    srtt: Option<Duration>,
+    rtt_min: [Duration; 2],
+    rtt_min_since: Time,
+    flights: VecDeque<Flight>,
+    outstanding: u64,
+    delivered: u64,
+    /// `delivered` when the round under way began.
+    round: u64,
+    /// Less was asked in this round than the peer could take.
+    limited: bool,
+    start: Start,
+    depth_max: u32,
+    /// Since when nothing has come though something is outstanding.
+    quiet: Time,
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    asked: Time,
+    bytes: u64,
+    /// Outstanding before it.
+    ahead: u64,
+    delivered: u64,
+    foreseen: Duration,
+}
+
+/// Start-up: the window doubles each round until the rate no longer follows.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Growing { window: u32, best: f64, flat: u32 },
+    Over,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pace {
+    pub fn new() -> Self {
+        Self {
+            rate: 0.0,
+            measured: Duration::ZERO,
+            srtt: None,
+            rtt_min: [Duration::MAX; 2],
+            rtt_min_since: Time::ZERO,
+            flights: VecDeque::new(),
+            outstanding: 0,
+            delivered: 0,
+            round: 0,
+            limited: false,
+            start: Start::Growing {
+                window: DEPTH_MIN,
+                best: 0.0,
+                flat: 0,
+            },
+            depth_max: DEPTH_MAX,
+            quiet: Time::ZERO,
+        }
+    }
+
+    /// The peer's `reqq`.
+    pub fn set_depth_max(&mut self, blocks: u32) {
+        self.depth_max = blocks.clamp(1, DEPTH_MAX);
+    }
+
+    pub fn handle_requested(&mut self, now: Time, bytes: u64) {
+        if self.outstanding == 0 {
+            self.quiet = now;
+        }
+        self.flights.push_back(Flight {
+            asked: now,
+            bytes,
+            ahead: self.outstanding,
+            delivered: self.delivered,
+            foreseen: self.eta(bytes),
+        });
+        self.outstanding += bytes;
+    }
+
+    pub fn handle_received(&mut self, now: Time, bytes: u64) {
+        let wanted = u64::from(self.depth()) * u64::from(BLOCK_LEN);
+        self.limited |= self.outstanding.saturating_mul(2) < wanted;
+        self.quiet = now;
+        self.delivered += bytes;
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+        let Some(flight) = self.flights.pop_front() else {
+            return;
+        };
+        if let Start::Growing { window, .. } = &mut self.start
+            && !self.limited
+        {
+            *window = window.saturating_add(1).min(DEPTH_MAX);
+        }
+        let took = now.since(flight.asked);
+        self.update_srtt(now, took, flight);
+        if flight.delivered >= self.round {
+            self.end_round(took.max(ROUND_MIN), flight);
+        }
+    }
+
+    /// Asked and not coming: cancelled, rejected, or forgotten by a choke.
+    pub fn handle_lost(&mut self, bytes: u64) {
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+        let mut left = bytes;
+        while left > 0
+            && let Some(flight) = self.flights.pop_back()
+        {
+            left = left.saturating_sub(flight.bytes);
+        }
+        if self.outstanding == 0 {
+            self.flights.clear();
+        }
+    }
+
+    fn end_round(&mut self, took: Duration, flight: Flight) {
+        let bytes = self.delivered - flight.delivered;
+        self.round = self.delivered;
+        let sample = as_f64(bytes) / took.as_secs_f64();
+        let late = took > flight.foreseen.saturating_mul(LATE);
+        let limited = std::mem::take(&mut self.limited);
+        // A round in which we asked for little shows what we asked, not what the peer can do,
+        // unless it does better or is late.
+        if limited && sample <= self.rate && !late {
+            return;
+        }
+        let growing = self.grow(sample, limited);
+        self.measured = (self.measured + took).min(RATE_MEMORY);
+        let gain = (took.as_secs_f64() / self.measured.as_secs_f64()).min(1.0);
+        self.rate = if self.rate == 0.0 || (growing && sample > self.rate) {
+            sample
+        } else {
+            self.rate + gain * (sample - self.rate)
+        };
+    }
+
+    /// Whether the start-up goes on.
+    fn grow(&mut self, sample: f64, limited: bool) -> bool {
+        let Start::Growing { best, flat, .. } = &mut self.start else {
+            return false;
+        };
+        if sample >= *best * START_GROWTH {
+            *best = sample;
+            *flat = 0;
+        } else if !limited {
+            *flat += 1;
+            if *flat >= START_ROUNDS {
+                self.start = Start::Over;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The answer's time less that of what was ahead in the queue, never above the shortest answer.
+    fn update_srtt(&mut self, now: Time, took: Duration, flight: Flight) {
+        if now.since(self.rtt_min_since) > RTT_MIN_MEMORY {
+            self.rtt_min = [Duration::MAX, self.rtt_min[0]];
+            self.rtt_min_since = now;
+        }
+        self.rtt_min[0] = self.rtt_min[0].min(took);
+        let sample = took.saturating_sub(self.transit(flight.ahead));
+        let srtt = match self.srtt {
+            None => sample,
+            Some(srtt) => srtt.mul_f64(1.0 - SRTT_GAIN) + sample.mul_f64(SRTT_GAIN),
+        };
+        self.srtt = Some(srtt.min(self.rtt_min[0]).min(self.rtt_min[1]));
+    }
+
+    /// How long `bytes` take at the measured rate; nothing while there is none.
+    fn transit(&self, bytes: u64) -> Duration {
+        if self.rate > 0.0 {
+            seconds(as_f64(bytes) / self.rate)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Bytes a second. Zero until the first answer.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// From a request to its answer, without our own queue at the peer.
+    pub fn srtt(&self) -> Duration {
+        self.srtt.unwrap_or(FIRST_SRTT)
+    }
+
+    /// Bytes asked for and neither here nor lost.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// From now until `bytes` asked for now are here.
+    pub fn eta(&self, bytes: u64) -> Duration {
+        let rate = if self.rate > 0.0 {
+            self.rate
+        } else {
+            FIRST_RATE
+        };
+        self.srtt() + seconds(as_f64(self.outstanding + bytes) / rate)
+    }
+
+    /// As `eta`, of a peer that may have fallen silent: at least half as long as it has been.
+    pub fn eta_at(&self, now: Time, bytes: u64) -> Duration {
+        let quiet = self
+            .quiet_since()
+            .map_or(Duration::ZERO, |since| now.since(since));
+        self.eta(bytes).max(quiet / 2)
+    }
+
+    /// Since when nothing has come of what is outstanding; `None` if nothing is.
+    pub fn quiet_since(&self) -> Option<Time> {
+        (self.outstanding > 0).then_some(self.quiet)
+    }
+
+    /// Blocks wanted in flight: a round trip and `QUEUE` of the rate.
+    pub fn depth(&self) -> u32 {
+        let bytes = (self.srtt() + QUEUE).as_secs_f64() * self.rate;
+        let steady = blocks(bytes);
+        let wanted = match self.start {
+            Start::Growing { window, .. } => steady.max(window),
+            Start::Over => steady,
+        };
+        wanted.max(DEPTH_MIN).min(self.depth_max)
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "53 bits count the bytes of a connection"
+)]
+fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+/// Saturates; a rate can be next to nothing.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4)
+}
+
+/// Whole blocks in so many bytes, at most `DEPTH_MAX`.
+fn blocks(bytes: f64) -> u32 {
+    let blocks = (bytes / f64::from(BLOCK_LEN)).clamp(0.0, f64::from(DEPTH_MAX));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped"
+    )]
+    let blocks = blocks as u32;
+    blocks
+}

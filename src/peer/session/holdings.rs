@@ -1,0 +1,121 @@
+//! Which pieces the peer has, also while their number is not known yet (R41).
+
+use fixedbitset::FixedBitSet;
+
+use crate::peer::PeerMisbehaved;
+use crate::peer::message::{PIECES_MAX, bitfield_pieces};
+use crate::units::PieceIndex;
+
+/// `have`s kept until the number of pieces is known; more end the connection.
+const EARLY_MAX: usize = 4096;
+
+#[derive(Debug)]
+pub struct Holdings {
+    /// `None`: the metadata is still to come.
+    count: Option<u32>,
+    pieces: FixedBitSet,
+    /// Bits set in `pieces`.
+    held: u32,
+    all: bool,
+    raw: Option<Vec<u8>>,
+    early: Vec<PieceIndex>,
+}
+
+/// What a `have` told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    New,
+    Known,
+    /// To be counted when the number of pieces is known.
+    Kept,
+}
+
+impl Holdings {
+    pub fn new(count: Option<u32>) -> Self {
+        Self {
+            count,
+            pieces: FixedBitSet::with_capacity(count.map_or(0, |count| count as usize)),
+            held: 0,
+            all: false,
+            raw: None,
+            early: Vec::new(),
+        }
+    }
+
+    pub fn count(&self) -> Option<u32> {
+        self.count
+    }
+
+    /// Empty while the number of pieces is unknown.
+    pub fn pieces(&self) -> &FixedBitSet {
+        &self.pieces
+    }
+
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        self.all || self.pieces.contains(piece.at())
+    }
+
+    pub fn is_seed(&self) -> bool {
+        self.all || self.count.is_some_and(|count| self.held == count)
+    }
+
+    pub fn bitfield(&mut self, body: &[u8]) -> Result<(), PeerMisbehaved> {
+        match self.count {
+            Some(count) => self.set(body, count),
+            None => {
+                self.raw = Some(body.to_vec());
+                Ok(())
+            }
+        }
+    }
+
+    fn set(&mut self, body: &[u8], count: u32) -> Result<(), PeerMisbehaved> {
+        self.pieces =
+            bitfield_pieces(body, count).ok_or(PeerMisbehaved::drop("bitfield-of-another-size"))?;
+        self.held = u32::try_from(self.pieces.count_ones(..)).expect("at most the pieces");
+        Ok(())
+    }
+
+    pub fn have_all(&mut self) {
+        self.all = true;
+        self.pieces.insert_range(..);
+        self.held = self.count.unwrap_or(0);
+    }
+
+    pub fn have(&mut self, piece: PieceIndex) -> Result<Told, PeerMisbehaved> {
+        let Some(count) = self.count else {
+            if piece.0 >= PIECES_MAX || self.early.len() == EARLY_MAX {
+                return Err(PeerMisbehaved::drop("have-before-metadata"));
+            }
+            self.early.push(piece);
+            return Ok(Told::Kept);
+        };
+        if piece.0 >= count {
+            return Err(PeerMisbehaved::drop("have-of-no-piece"));
+        }
+        if self.pieces.put(piece.at()) {
+            return Ok(Told::Known);
+        }
+        self.held += 1;
+        Ok(Told::New)
+    }
+
+    /// The metadata has come: what was kept is judged and applied.
+    pub fn know(&mut self, count: u32) -> Result<(), PeerMisbehaved> {
+        if self.count.is_some() {
+            return Ok(());
+        }
+        self.count = Some(count);
+        self.pieces = FixedBitSet::with_capacity(count as usize);
+        if let Some(raw) = self.raw.take() {
+            self.set(&raw, count)?;
+        }
+        if self.all {
+            self.have_all();
+        }
+        for piece in std::mem::take(&mut self.early) {
+            self.have(piece)?;
+        }
+        Ok(())
+    }
+}
