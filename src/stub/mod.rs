@@ -1,1 +1,3 @@
 //! What a player sees: addresses, the gate, replies.
+
+pub mod address;
