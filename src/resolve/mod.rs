@@ -1,1 +1,3 @@
 //! From an address to metainfo, origin and file (DESIGN §2.2, §3).
+
+pub mod describedby;

@@ -1,0 +1,454 @@
+//! Announces over HTTP: the URL to get, and what the answer says (BEP 3, 7, 23, 31).
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use percent_encoding::AsciiSet;
+use url::Url;
+
+use crate::torrent::bencode;
+use crate::torrent::bencode::Dict;
+use crate::torrent::bencode::Value;
+use crate::units::InfoHash;
+use crate::units::PeerId;
+
+/// Bytes of an answer (R24); the driver reads no more.
+pub const REPLY_LEN_MAX: usize = 1024 * 1024;
+/// Peers used of one answer (R24).
+pub const PEERS_MAX: usize = 200;
+/// Connection and answer together (R24).
+pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a tracker may ask for between two announces (R24).
+pub const INTERVAL_MIN: Duration = Duration::from_secs(60);
+pub const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// Where a tracker names none.
+const INTERVAL_USUAL: Duration = Duration::from_secs(1800);
+/// Bytes of a tracker's text that are shown, and of its id that are sent back.
+const TEXT_LEN_MAX: usize = 200;
+const TRACKER_ID_LEN_MAX: usize = 256;
+
+/// What one announce tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce {
+    pub info_hash: InfoHash,
+    pub peer_id: PeerId,
+    /// Where we listen for peers.
+    pub port: u16,
+    /// Bytes, since `Event::Started`.
+    pub uploaded: u64,
+    pub downloaded: u64,
+    /// Bytes still to fetch.
+    pub left: u64,
+    pub event: Event,
+    /// Peers wished for.
+    pub numwant: u32,
+    /// Proves that we are the same client when our address changes.
+    pub key: u32,
+    /// As the tracker's last answer gave it.
+    pub tracker_id: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    /// The regular announce.
+    None,
+    Started,
+    Completed,
+    Stopped,
+}
+
+/// What a tracker answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Until the next regular announce.
+    pub interval: Duration,
+    /// No announce without an event before this.
+    pub min_interval: Option<Duration>,
+    /// In the tracker's order, v4 first; no port is 0.
+    pub peers: Vec<SocketAddr>,
+    pub seeders: Option<u32>,
+    pub leechers: Option<u32>,
+    pub tracker_id: Option<Vec<u8>>,
+    pub warning: Option<String>,
+}
+
+/// A tracker that gave no peers, by its fault or on the way to it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("tracker: {why}")]
+pub struct TrackerFailed {
+    pub why: String,
+    pub retry: Retry,
+}
+
+/// When a tracker may be asked again (BEP 31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It did not say: back off.
+    BackOff,
+    After(Duration),
+    Never,
+}
+
+impl TrackerFailed {
+    /// Not reached, cut off, timed out, or an answer that is none: worth another try.
+    pub fn passing(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            retry: Retry::BackOff,
+        }
+    }
+
+    fn lasting(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            retry: Retry::Never,
+        }
+    }
+}
+
+/// Whether a tracker on a loopback address may be asked at this path (R24). Which addresses are
+/// loopback is known only after the name is resolved: the driver asks then.
+pub fn loopback_path_ok(url: &Url) -> bool {
+    url.path().starts_with("/announce")
+}
+
+/// All that RFC 3986 §2.3 does not call unreserved.
+const RAW: &AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The URL to get. `base` keeps its own query; one that already holds what we are to say could
+/// announce in another's name, and is refused (R24).
+pub fn announce_url(base: &str, announce: &Announce) -> Result<String, TrackerFailed> {
+    let mut url = Url::parse(base).map_err(|_| TrackerFailed::lasting("not a URL"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(TrackerFailed::lasting("neither http nor https"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.port() == Some(0) {
+        return Err(TrackerFailed::lasting("user name or port 0 in its URL"));
+    }
+    let reserved = ["info_hash", "peer_id", "port", "event"];
+    if url.query_pairs().any(|(key, _)| reserved.contains(&&*key)) {
+        return Err(TrackerFailed::lasting("its URL holds an announce already"));
+    }
+    url.set_fragment(None);
+    let mut out = String::from(url);
+    if !out.contains('?') {
+        out.push('?');
+    } else if !out.ends_with(['?', '&']) {
+        out.push('&');
+    }
+    let raw = |bytes| percent_encoding::percent_encode(bytes, RAW);
+    write!(
+        out,
+        "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&compact=1&no_peer_id=1\
+         &numwant={}&key={:08x}",
+        raw(&announce.info_hash.0),
+        raw(&announce.peer_id.0),
+        announce.port,
+        announce.uploaded,
+        announce.downloaded,
+        announce.left,
+        announce.numwant,
+        announce.key,
+    )
+    .expect("a String takes everything");
+    match announce.event {
+        Event::None => {}
+        Event::Started => out.push_str("&event=started"),
+        Event::Completed => out.push_str("&event=completed"),
+        Event::Stopped => out.push_str("&event=stopped"),
+    }
+    if let Some(id) = &announce.tracker_id {
+        out.push_str("&trackerid=");
+        out.extend(raw(id));
+    }
+    Ok(out)
+}
+
+/// An answer's body. `external ip` and all else that is not in [`Reply`] is passed over.
+pub fn parse_reply(body: &[u8]) -> Result<Reply, TrackerFailed> {
+    if body.len() > REPLY_LEN_MAX {
+        return Err(TrackerFailed::passing("answer too long"));
+    }
+    // Some trackers end the body with a line break.
+    let (value, _) = bencode::parse_prefix(body)
+        .map_err(|error| TrackerFailed::passing(format!("answer is no bencode: {error}")))?;
+    let dict = value
+        .dict()
+        .ok_or_else(|| TrackerFailed::passing("answer is no dictionary"))?;
+    if let Some(why) = dict.bytes(b"failure reason") {
+        return Err(TrackerFailed {
+            why: shown(why),
+            retry: retry(dict),
+        });
+    }
+    let duration = |key: &[u8]| {
+        let seconds = dict.int(key)?;
+        let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        Some(wait.clamp(INTERVAL_MIN, INTERVAL_MAX))
+    };
+    let count = |key: &[u8]| u32::try_from(dict.int(key)?).ok();
+    let mut peers = Vec::new();
+    match dict.get(b"peers") {
+        Some(Value::Bytes(compact)) => peers.extend(compact_v4(compact).take(PEERS_MAX)),
+        Some(Value::List(list)) => {
+            let listed = list.iter().filter_map(|peer| listed_peer(peer.dict()?));
+            peers.extend(listed.take(PEERS_MAX));
+        }
+        _ => {}
+    }
+    let compact = dict.bytes(b"peers6").unwrap_or_default();
+    peers.extend(compact_v6(compact).take(PEERS_MAX - peers.len()));
+    Ok(Reply {
+        interval: duration(b"interval").unwrap_or(INTERVAL_USUAL),
+        min_interval: duration(b"min interval"),
+        peers,
+        seeders: count(b"complete"),
+        leechers: count(b"incomplete"),
+        tracker_id: dict
+            .bytes(b"tracker id")
+            .filter(|id| !id.is_empty() && id.len() <= TRACKER_ID_LEN_MAX)
+            .map(<[u8]>::to_vec),
+        warning: dict.bytes(b"warning message").map(shown),
+    })
+}
+
+/// BEP 31: minutes, or the word `never`.
+fn retry(dict: Dict<'_>) -> Retry {
+    let minutes = match dict.get(b"retry in") {
+        Some(Value::Bytes(b"never")) => return Retry::Never,
+        Some(Value::Int(minutes)) => u64::try_from(minutes).ok(),
+        Some(value) => value.text().and_then(|text| text.parse().ok()),
+        None => None,
+    };
+    minutes.map_or(Retry::BackOff, |minutes| {
+        let wait = Duration::from_secs(minutes.saturating_mul(60));
+        Retry::After(wait.clamp(INTERVAL_MIN, INTERVAL_MAX))
+    })
+}
+
+/// A tracker's text with nothing in it that could move a terminal's cursor.
+fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let plain = text
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter });
+    let mut out: String = plain.take(TEXT_LEN_MAX).collect();
+    out.truncate(out.floor_char_boundary(TEXT_LEN_MAX));
+    out
+}
+
+fn compact_v4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
+    let (peers, _) = bytes.as_chunks::<6>();
+    peers.iter().filter_map(|[a, b, c, d, port @ ..]| {
+        let port = u16::from_be_bytes(*port);
+        (port != 0).then(|| SocketAddr::from((Ipv4Addr::new(*a, *b, *c, *d), port)))
+    })
+}
+
+fn compact_v6(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
+    let (peers, _) = bytes.as_chunks::<18>();
+    peers.iter().filter_map(|peer| {
+        let (ip, port) = peer.split_first_chunk::<16>()?;
+        let port = u16::from_be_bytes(port.try_into().ok()?);
+        (port != 0).then(|| SocketAddr::from((Ipv6Addr::from(*ip), port)))
+    })
+}
+
+/// A peer of the dictionary form (BEP 3); one given by name is left out.
+fn listed_peer(peer: Dict<'_>) -> Option<SocketAddr> {
+    let ip: IpAddr = peer.text(b"ip")?.parse().ok()?;
+    let port = u16::try_from(peer.int(b"port")?).ok()?;
+    (port != 0).then(|| SocketAddr::from((ip, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn announce() -> Announce {
+        Announce {
+            info_hash: InfoHash(*b"\x00\xffabc.-_~ &=+%/09AZaz"[..20].as_array().unwrap()),
+            peer_id: PeerId(*b"-BU0100-abcdefghijkl"),
+            port: 10234,
+            uploaded: 1,
+            downloaded: 2,
+            left: 3,
+            event: Event::Started,
+            numwant: 50,
+            key: 0xab,
+            tracker_id: None,
+        }
+    }
+
+    fn refused(base: &str) -> Retry {
+        announce_url(base, &announce()).unwrap_err().retry
+    }
+
+    #[test]
+    fn the_url_says_it_all() {
+        let said = "info_hash=%00%FFabc.-_~%20%26%3D%2B%25%2F09AZa\
+            &peer_id=-BU0100-abcdefghijkl&port=10234&uploaded=1&downloaded=2&left=3&compact=1\
+            &no_peer_id=1&numwant=50&key=000000ab&event=started";
+        let url = |base| announce_url(base, &announce()).unwrap();
+        assert_eq!(
+            url("http://t/announce"),
+            format!("http://t/announce?{said}")
+        );
+        assert_eq!(
+            url("https://t:8443/a?passkey=%41b&#frag"),
+            format!("https://t:8443/a?passkey=%41b&{said}")
+        );
+        assert_eq!(url("http://t?k=1"), format!("http://t/?k=1&{said}"));
+        let with_id = Announce {
+            event: Event::None,
+            tracker_id: Some(b"\x01 x".to_vec()),
+            ..announce()
+        };
+        let url = announce_url("http://t/", &with_id).unwrap();
+        assert!(url.ends_with("&key=000000ab&trackerid=%01%20x"), "{url}");
+    }
+
+    #[test]
+    fn urls_that_announce_for_others_are_refused() {
+        for base in [
+            "http://t/a?info_hash=1",
+            "http://t/a?x=1&peer%5Fid=1",
+            "http://t/a?port",
+            "http://t/a?event=",
+            "udp://t:1/a",
+            "http://u:p@t/a",
+            "http://u@t/a",
+            "http://t:0/a",
+            "t/a",
+            "",
+        ] {
+            assert_eq!(refused(base), Retry::Never, "{base}");
+        }
+        assert!(announce_url("http://t/a?ports=1&xevent=2", &announce()).is_ok());
+    }
+
+    #[test]
+    fn loopback_trackers_are_asked_at_announce_only() {
+        let ok = |url: &str| loopback_path_ok(&Url::parse(url).unwrap());
+        assert!(ok("http://127.0.0.1:6969/announce"));
+        assert!(ok("http://127.0.0.1:6969/announce.php?x=1"));
+        assert!(!ok("http://127.0.0.1:8080/"));
+        assert!(!ok("http://127.0.0.1:8080/api/announce"));
+    }
+
+    #[test]
+    fn compact_peers_of_both_families() {
+        let body = b"d8:completei5e11:external ip4:\x01\x02\x03\x0410:incompletei7e8:intervali900e\
+            12:min intervali120e5:peers14:\x01\x02\x03\x04\x1a\xe1\x05\x06\x07\x08\x00\x00zz\
+            6:peers618:\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x5010:tracker id2:\xff!e\n";
+        let reply = parse_reply(body).unwrap();
+        assert_eq!(
+            reply,
+            Reply {
+                interval: Duration::from_secs(900),
+                min_interval: Some(Duration::from_secs(120)),
+                peers: vec![
+                    "1.2.3.4:6881".parse().unwrap(),
+                    "[2001:db8::1]:80".parse().unwrap()
+                ],
+                seeders: Some(5),
+                leechers: Some(7),
+                tracker_id: Some(b"\xff!".to_vec()),
+                warning: None,
+            }
+        );
+    }
+
+    #[test]
+    fn listed_peers_and_no_interval() {
+        let body = b"d5:peersld2:ip7:1.2.3.47:peer id1:x4:porti81eed2:ip3:::14:porti82ee\
+            d2:ip4:name4:porti83eed2:ip7:1.2.3.44:porti0eed2:ip7:1.2.3.44:porti65536eei1eee";
+        let reply = parse_reply(body).unwrap();
+        let peers: Vec<SocketAddr> =
+            vec!["1.2.3.4:81".parse().unwrap(), "[::1]:82".parse().unwrap()];
+        assert_eq!(reply.peers, peers);
+        assert_eq!(reply.interval, INTERVAL_USUAL);
+        assert_eq!(reply.min_interval, None);
+    }
+
+    #[test]
+    fn intervals_and_peers_are_clamped() {
+        let interval = |text: &str| {
+            parse_reply(format!("d8:intervali{text}ee").as_bytes())
+                .unwrap()
+                .interval
+        };
+        assert_eq!(interval("0"), INTERVAL_MIN);
+        assert_eq!(interval("-5"), INTERVAL_MIN);
+        assert_eq!(interval("9223372036854775807"), INTERVAL_MAX);
+        let mut body = b"d5:peers1500:".to_vec();
+        body.extend([1u8; 1500]);
+        body.extend(b"6:peers618:");
+        body.extend([1u8; 18]);
+        body.push(b'e');
+        assert_eq!(parse_reply(&body).unwrap().peers.len(), PEERS_MAX);
+    }
+
+    #[test]
+    fn failures_say_when_to_come_again() {
+        let failed = |body: &str| parse_reply(body.as_bytes()).unwrap_err();
+        let plain = failed("d14:failure reason5:a\u{1b}b\nc5:peers0:e");
+        assert_eq!((plain.why.as_str(), plain.retry), ("a b c", Retry::BackOff));
+        let after = |body: &str| failed(body).retry;
+        assert_eq!(
+            after("d14:failure reason1:x8:retry ini5ee"),
+            Retry::After(Duration::from_secs(300))
+        );
+        assert_eq!(
+            after("d14:failure reason1:x8:retry in1:2e"),
+            Retry::After(Duration::from_secs(120))
+        );
+        assert_eq!(
+            after("d14:failure reason1:x8:retry in5:nevere"),
+            Retry::Never
+        );
+        assert_eq!(
+            after("d14:failure reason1:x8:retry ini9223372036854775807ee"),
+            Retry::After(INTERVAL_MAX)
+        );
+        for garbage in ["", "<html>404</html>", "le", "d"] {
+            assert_eq!(after(garbage), Retry::BackOff, "{garbage}");
+        }
+        let long = failed(&format!("d14:failure reason1000:{}e", "é".repeat(500)));
+        assert_eq!(long.why.len(), TEXT_LEN_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_replies_do_not_panic(
+            key in "(peers|peers6|interval|failure reason|retry in|tracker id)",
+            value in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let body = bencode::Encoder::new().bytes(key.as_bytes(), &value[..]).finish();
+            let _ = parse_reply(&body);
+            let raw = [b"d", format!("{}:{key}", key.len()).as_bytes(), &value, b"e"].concat();
+            if let Ok(reply) = parse_reply(&raw) {
+                prop_assert!(reply.peers.iter().all(|peer| peer.port() != 0));
+            }
+        }
+
+        #[test]
+        fn the_announced_hash_is_read_back(hash in any::<[u8; 20]>()) {
+            let said = Announce { info_hash: InfoHash(hash), ..announce() };
+            let url = announce_url("http://t/a", &said).unwrap();
+            let (_, query) = url.split_once("info_hash=").unwrap();
+            let raw = query.split('&').next().unwrap();
+            prop_assert_eq!(percent_encoding::percent_decode_str(raw).collect::<Vec<u8>>(), hash);
+        }
+    }
+}
