@@ -1,0 +1,76 @@
+//! Ports that nobody has, and an address that is not loopback.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// Below the kernel's own range, so that no outgoing connection takes one meanwhile.
+const PORT_FIRST: u16 = 11_000;
+const PORT_LAST: u16 = 32_000;
+
+pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A port on which nobody listens, given out once in this process.
+pub fn free_port() -> u16 {
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let span = PORT_LAST - PORT_FIRST;
+    let next = NEXT.get_or_init(|| {
+        // Test runs side by side start apart.
+        let apart = u32::from(span) & std::process::id().wrapping_mul(2_654_435_761) >> 8;
+        AtomicU16::new(u16::try_from(apart).expect("masked to 16 bits") % span)
+    });
+    loop {
+        let port = PORT_FIRST + next.fetch_add(1, Ordering::Relaxed) % span;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+        {
+            return port;
+        }
+    }
+}
+
+pub fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(LOOPBACK, port)
+}
+
+/// One address of 127.0.0.0/8 each: peers that are told apart by address.
+pub fn loopback_host(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, host)
+}
+
+pub fn answers(addr: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&addr, Duration::from_millis(200)).is_ok()
+}
+
+/// An address of this machine outside 127.0.0.0/8, which some peers (transmission) refuse to dial.
+/// Where the machine has none, one is added to `lo`, which needs root.
+pub fn outside_address() -> Ipv4Addr {
+    static FOUND: OnceLock<Ipv4Addr> = OnceLock::new();
+    const MADE: Ipv4Addr = Ipv4Addr::new(10, 255, 81, 1);
+    *FOUND.get_or_init(|| {
+        if let Some(own) = own_address() {
+            return own;
+        }
+        let added = Command::new("ip")
+            .args(["address", "add", &format!("{MADE}/32"), "dev", "lo"])
+            .output();
+        let usable = TcpListener::bind((MADE, 0)).is_ok();
+        assert!(
+            usable,
+            "no address but 127.0.0.1, and none could be added: {added:?}"
+        );
+        MADE
+    })
+}
+
+/// The source address towards the world; nothing is sent to find it.
+fn own_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(own) if !own.is_loopback() && !own.is_unspecified() => Some(own),
+        _ => None,
+    }
+}
