@@ -1,6 +1,7 @@
 //! When which tracker is told what (BEP 3, 12, 31): one torrent's announces to all its trackers.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use url::Url;
 
+use crate::tracker::Retry;
+use crate::tracker::TrackerFailed;
 use crate::tracker::http;
 use crate::tracker::http::ANNOUNCE_TIMEOUT;
 use crate::tracker::http::Announce;
 use crate::tracker::http::Event;
 use crate::tracker::http::PEERS_MAX;
 use crate::tracker::http::Reply;
-use crate::tracker::http::Retry;
-use crate::tracker::http::TrackerFailed;
 use crate::units::BLOCK_LEN;
 use crate::units::InfoHash;
 use crate::units::PeerId;
@@ -86,6 +87,19 @@ pub enum State {
     Failed(String),
     /// Never asked, or never again.
     Refused(String),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle => f.write_str("not asked yet"),
+            Self::Announcing => f.write_str("announcing"),
+            Self::Working(None) => f.write_str("working"),
+            Self::Working(Some(warning)) => write!(f, "working, warns: {warning}"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Refused(why) => f.write_str(why),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -254,7 +268,7 @@ impl Announcer {
         for index in 0..self.tiers.len() {
             let flight = self.tiers[index].flight.as_ref();
             if flight.is_some_and(|flight| flight.lost_at <= now) {
-                self.settle(now, index, Err(TrackerFailed::passing("no answer in time")));
+                self.settle(now, index, Err(TrackerFailed::new("no answer in time")));
             }
         }
         self.pump(now);

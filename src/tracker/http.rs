@@ -13,6 +13,8 @@ use url::Url;
 use crate::torrent::bencode;
 use crate::torrent::bencode::Dict;
 use crate::torrent::bencode::Value;
+use crate::tracker::Retry;
+use crate::tracker::TrackerFailed;
 use crate::units::InfoHash;
 use crate::units::PeerId;
 
@@ -74,40 +76,6 @@ pub struct Reply {
     pub leechers: Option<u32>,
     pub tracker_id: Option<Vec<u8>>,
     pub warning: Option<String>,
-}
-
-/// A tracker that gave no peers, by its fault or on the way to it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("tracker: {why}")]
-pub struct TrackerFailed {
-    pub why: String,
-    pub retry: Retry,
-}
-
-/// When a tracker may be asked again (BEP 31).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// It did not say: back off.
-    BackOff,
-    After(Duration),
-    Never,
-}
-
-impl TrackerFailed {
-    /// Not reached, cut off, timed out, or an answer that is none: worth another try.
-    pub fn passing(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            retry: Retry::BackOff,
-        }
-    }
-
-    fn lasting(why: &str) -> Self {
-        Self {
-            why: why.to_owned(),
-            retry: Retry::Never,
-        }
-    }
 }
 
 /// Whether a tracker on a loopback address may be asked at this path (R24). Which addresses are
@@ -175,14 +143,14 @@ pub fn announce_url(base: &str, announce: &Announce) -> Result<String, TrackerFa
 /// An answer's body. `external ip` and all else that is not in [`Reply`] is passed over.
 pub fn parse_reply(body: &[u8]) -> Result<Reply, TrackerFailed> {
     if body.len() > REPLY_LEN_MAX {
-        return Err(TrackerFailed::passing("answer too long"));
+        return Err(TrackerFailed::new("answer too long"));
     }
     // Some trackers end the body with a line break.
     let (value, _) = bencode::parse_prefix(body)
-        .map_err(|error| TrackerFailed::passing(format!("answer is no bencode: {error}")))?;
+        .map_err(|error| TrackerFailed::new(format!("answer is no bencode: {error}")))?;
     let dict = value
         .dict()
-        .ok_or_else(|| TrackerFailed::passing("answer is no dictionary"))?;
+        .ok_or_else(|| TrackerFailed::new("answer is no dictionary"))?;
     if let Some(why) = dict.bytes(b"failure reason") {
         return Err(TrackerFailed {
             why: shown(why),

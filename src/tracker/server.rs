@@ -239,9 +239,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tracker::TrackerFailed;
     use crate::tracker::http::Announce;
     use crate::tracker::http::Reply;
-    use crate::tracker::http::TrackerFailed;
     use crate::tracker::http::announce_url;
     use crate::tracker::http::parse_reply;
     use crate::units::PeerId;

@@ -53,7 +53,7 @@ fn answer(interval: i64, min: i64) -> Vec<u8> {
 }
 
 fn failed() -> Result<&'static [u8], TrackerFailed> {
-    Err(TrackerFailed::passing("refused"))
+    Err(TrackerFailed::new("refused"))
 }
 
 const fn at(seconds: u64) -> Time {

@@ -1,0 +1,446 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::http::head::parse_response;
+use crate::torrent::metainfo::Builder;
+use crate::torrent::metainfo::FileEntry;
+use crate::torrent::metainfo::make;
+
+const PIECE: u32 = 16 * 1024;
+const VIDEO: &str = "http://h.example/dir/film%20a.mp4?token=1";
+const SIDECAR: &str = "http://h.example/dir/film%20a.mp4.torrent?token=1";
+
+fn url(text: &str) -> Url {
+    Url::parse(text).unwrap()
+}
+
+fn ask() -> Ask {
+    Ask::Video {
+        video: url(VIDEO),
+        trackers: vec![url("http://own.example/announce")],
+    }
+}
+
+fn head(lines: &str) -> ResponseHead {
+    let text = format!("HTTP/1.1 {lines}\r\n\r\n");
+    parse_response(text.as_bytes()).unwrap().unwrap()
+}
+
+fn ok() -> ResponseHead {
+    head("206 Partial Content\r\nETag: \"v1\"")
+}
+
+fn linked(target: &str) -> ResponseHead {
+    let kind = "rel=describedby; type=\"application/x-bittorrent\"";
+    head(&format!("200 OK\r\nLink: <{target}>; {kind}"))
+}
+
+fn film(length: usize) -> Vec<u8> {
+    make("other name.mp4", PIECE, &vec![1; length])
+}
+
+fn several(files: &[(&str, u64)]) -> Vec<u8> {
+    let length: u64 = files.iter().map(|file| file.1).sum();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(path, length)| FileEntry {
+            path: path.split('/').map(str::to_owned).collect(),
+            length: *length,
+            pad: false,
+        })
+        .collect();
+    let count = usize::try_from(length.div_ceil(u64::from(PIECE))).unwrap();
+    Builder {
+        name: "set".to_owned(),
+        piece_len: PIECE,
+        hashes: vec![[5; 20]; count],
+        ..Builder::default()
+    }
+    .build_files(&files)
+}
+
+fn lost(status: u16) -> Result<Vec<u8>, Unfound> {
+    Err(Unfound {
+        status: Some(status),
+        why: format!("status {status}"),
+    })
+}
+
+/// What is asked for now.
+fn gets(it: &mut Discover) -> Vec<(u64, String)> {
+    std::iter::from_fn(|| it.poll_output())
+        .map(|get| {
+            assert_eq!(get.limit, TORRENT_LEN_MAX);
+            (get.id, get.url.into())
+        })
+        .collect()
+}
+
+fn found(it: &mut Discover) -> Found {
+    match it.take_outcome() {
+        Some(Outcome::Torrent(found)) => *found,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failed(it: &mut Discover) -> (u16, &'static str, String) {
+    match it.take_outcome() {
+        Some(Outcome::Failed {
+            status,
+            code,
+            detail,
+        }) => (status, code, detail),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_passthrough(it: &mut Discover) -> bool {
+    matches!(it.take_outcome(), Some(Outcome::Passthrough))
+}
+
+fn warnings(it: &mut Discover) -> Vec<&'static str> {
+    std::iter::from_fn(|| it.poll_warning())
+        .map(|warning| warning.why)
+        .collect()
+}
+
+#[test]
+fn a_torrent_beside_the_video_waits_for_the_origin() {
+    let mut it = Discover::new(Time::ZERO, ask());
+    assert_eq!(gets(&mut it), [(0, SIDECAR.to_owned())]);
+    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    assert!(it.take_outcome().is_none());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    let found = found(&mut it);
+    assert_eq!((found.file, found.metainfo.layout.length()), (0, 50_000));
+    assert_eq!(found.origin, Some(url(VIDEO)));
+    assert_eq!(found.trackers, [["http://own.example/announce"]]);
+    assert_eq!(it.next_timeout(), Time::NEVER);
+    assert!(it.take_outcome().is_none() && gets(&mut it).is_empty());
+}
+
+#[test]
+fn the_origin_may_answer_first_or_fail() {
+    let mut it = Discover::new(Time::ZERO, ask());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), None);
+    assert!(it.take_outcome().is_none());
+    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    assert_eq!(found(&mut it).file, 0);
+
+    let mut it = Discover::new(Time::ZERO, ask());
+    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_origin_failed(Time::ZERO);
+    assert_eq!(found(&mut it).file, 0);
+
+    let mut it = Discover::new(Time::ZERO, ask());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &head("503 Busy"), None);
+    it.handle_body(Time::ZERO, 0, lost(404));
+    assert!(is_passthrough(&mut it));
+}
+
+#[test]
+fn describedby_goes_first() {
+    let mut it = Discover::new(Time::ZERO, ask());
+    assert_eq!(gets(&mut it).len(), 1);
+    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_origin_head(
+        Time::ZERO,
+        &url(VIDEO),
+        &linked("/t/a.torrent"),
+        Some(60_000),
+    );
+    assert_eq!(
+        gets(&mut it),
+        [(1, "http://h.example/t/a.torrent".to_owned())]
+    );
+    it.handle_body(Time::ZERO, 1, Ok(film(60_000)));
+    assert_eq!(found(&mut it).metainfo.layout.length(), 60_000);
+
+    // It leads nowhere: what stands beside the video is taken.
+    let mut it = Discover::new(Time::ZERO, ask());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &linked("a.torrent"), None);
+    it.handle_body(Time::ZERO, 1, lost(500));
+    assert!(it.take_outcome().is_none());
+    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    assert_eq!(found(&mut it).metainfo.layout.length(), 50_000);
+}
+
+#[test]
+fn a_redirect_may_describe_too_and_links_are_bounded() {
+    let mut it = Discover::new(Time::ZERO, ask());
+    let link = "rel=describedby; type=application/x-bittorrent";
+    let links: Vec<_> = (0..9).map(|at| format!("<{at}.torrent>; {link}")).collect();
+    let moved = format!("302 Found\r\nLocation: /x\r\nLink: {}", links.join(", "));
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &head(&moved), None);
+    assert_eq!(gets(&mut it).len(), 1);
+    it.handle_origin_head(Time::ZERO, &url("http://m.example/x"), &ok(), Some(5));
+    for at in 0..3u64 {
+        let url = format!("http://h.example/dir/{at}.torrent");
+        assert_eq!(gets(&mut it), [(at + 1, url)]);
+        it.handle_body(Time::ZERO, at + 1, Ok(b"<html>".to_vec()));
+    }
+    assert!(gets(&mut it).is_empty());
+    it.handle_body(Time::ZERO, 0, lost(404));
+    assert!(is_passthrough(&mut it));
+    assert_eq!(warnings(&mut it), ["bencode-malformed"; 3]);
+}
+
+#[test]
+fn metainfo_of_another_length_is_dropped() {
+    let mut it = Discover::new(Time::ZERO, ask());
+    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_001));
+    assert!(is_passthrough(&mut it));
+    assert_eq!(warnings(&mut it), ["no file of the origin's length"]);
+
+    let set = several(&[
+        ("a.mp4", 10),
+        ("b/film a.mp4", 20),
+        ("c.mp4", 20),
+        ("d.mp4", 30),
+    ]);
+    let file = |length| {
+        let mut it = Discover::new(Time::ZERO, ask());
+        it.handle_body(Time::ZERO, 0, Ok(set.clone()));
+        it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), length);
+        match it.take_outcome() {
+            Some(Outcome::Torrent(found)) => Some(found.file),
+            _ => None,
+        }
+    };
+    assert_eq!(file(Some(10)), Some(0));
+    assert_eq!(file(Some(20)), Some(1));
+    assert_eq!(file(Some(30)), Some(3));
+    assert_eq!(file(Some(0)), None);
+    assert_eq!(file(Some(60)), None);
+    assert_eq!(file(None), Some(1));
+}
+
+#[test]
+fn what_the_store_recalls_spares_the_fetch() {
+    let recalled = Metainfo::parse(&film(50_000)).unwrap();
+    let start = |validator: &str| {
+        let mut it = Discover::new(Time::ZERO, ask());
+        it.recall(recalled.clone(), validator.to_owned());
+        assert!(gets(&mut it).is_empty());
+        it
+    };
+    for (validator, head) in [
+        ("\"v1\"", ok()),
+        ("W/\"v1\"", ok()),
+        ("", ok()),
+        ("\"v1\"", head("200 OK")),
+    ] {
+        let mut it = start(validator);
+        it.handle_origin_head(Time::ZERO, &url(VIDEO), &head, Some(50_000));
+        assert_eq!(found(&mut it).metainfo, recalled);
+        assert!(gets(&mut it).is_empty());
+    }
+    let mut offline = start("\"v1\"");
+    offline.handle_origin_failed(Time::ZERO);
+    assert_eq!(found(&mut offline).metainfo, recalled);
+    for (validator, length) in [("\"v0\"", 50_000), ("\"v1\"", 50_001)] {
+        let mut it = start(validator);
+        it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(length));
+        assert_eq!(warnings(&mut it).len(), 1);
+        let asked = gets(&mut it);
+        assert_eq!(asked[0].1, SIDECAR);
+        it.handle_body(Time::ZERO, asked[0].0, lost(404));
+        assert!(is_passthrough(&mut it));
+    }
+}
+
+#[test]
+fn a_torrent_address_plays_the_named_file_or_the_largest() {
+    let set = several(&[("a.mp4", 10), ("b/c.mkv", 20), ("big.iso", 90)]);
+    let start = |path: Option<&str>| {
+        let ask = Ask::Torrent {
+            url: url("http://t.example/x.torrent"),
+            path: path.map(str::to_owned),
+            trackers: vec![url("udp://own.example:1/")],
+        };
+        let mut it = Discover::new(Time::ZERO, ask);
+        assert_eq!(
+            gets(&mut it),
+            [(0, "http://t.example/x.torrent".to_owned())]
+        );
+        it
+    };
+    for (path, file) in [
+        (None, 1),
+        (Some("a.mp4"), 0),
+        (Some("set/b/c.mkv"), 1),
+        (Some("big.iso"), 2),
+    ] {
+        let mut it = start(path);
+        it.handle_body(Time::ZERO, 0, Ok(set.clone()));
+        let found = found(&mut it);
+        assert_eq!((found.file, found.origin), (file, None));
+        assert_eq!(found.trackers, [["udp://own.example:1/"]]);
+    }
+    let mut it = start(Some("nothing"));
+    it.handle_body(Time::ZERO, 0, Ok(set));
+    assert_eq!(failed(&mut it).0, 404);
+    let mut it = start(None);
+    it.handle_body(Time::ZERO, 0, Ok(b"d4:infodee".to_vec()));
+    assert_eq!(
+        failed(&mut it),
+        (422, "bad-torrent", "no-pieces".to_owned())
+    );
+    let mut it = start(None);
+    it.handle_body(Time::ZERO, 0, Ok(vec![0; TORRENT_LEN_MAX + 1]));
+    assert_eq!(failed(&mut it), (422, "bad-torrent", "too-long".to_owned()));
+    for (answer, expect) in [(404, 404), (410, 404), (451, 451), (500, 502), (403, 502)] {
+        let mut it = start(None);
+        it.handle_body(Time::ZERO, 0, lost(answer));
+        assert_eq!(failed(&mut it).0, expect);
+    }
+    let mut it = start(None);
+    it.handle_timeout(it.next_timeout());
+    assert_eq!(failed(&mut it).0, 504);
+}
+
+fn magnet(info_hash: &str, rest: &str, path: Option<&str>) -> Discover {
+    let ask = Ask::Magnet {
+        magnet: Magnet::parse(&format!("xt=urn:btih:{info_hash}{rest}")).unwrap(),
+        path: path.map(str::to_owned),
+    };
+    Discover::new(Time::ZERO, ask)
+}
+
+#[test]
+fn a_magnet_tries_its_sources_then_peers() {
+    let set = several(&[("a.mp4", 10), ("b.mp4", 20)]);
+    let hash = Metainfo::parse(&set).unwrap().info_hash.to_string();
+    let rest =
+        "&xs=http://x/1&xs=http://x/2&as=http://x/3&tr=http://t/a&ws=http://w/&x.pe=1.2.3.4:5&so=0";
+    let mut it = magnet(&hash, rest, None);
+    assert_eq!(gets(&mut it), [(0, "http://x/1".to_owned())]);
+    it.handle_body(Time::ZERO, 0, lost(404));
+    assert_eq!(gets(&mut it), [(1, "http://x/2".to_owned())]);
+    it.handle_body(Time::ZERO, 1, Ok(film(5)));
+    assert_eq!(warnings(&mut it), ["another torrent than the link names"]);
+    assert_eq!(gets(&mut it), [(2, "http://x/3".to_owned())]);
+    it.handle_body(Time::ZERO, 2, Ok(set));
+    let it = found(&mut it);
+    assert_eq!(it.file, 0);
+    assert_eq!(it.trackers, [["http://t/a"]]);
+    assert_eq!(it.peers, ["1.2.3.4:5"]);
+    assert_eq!(it.metainfo.web_seeds, ["http://w/"]);
+    assert_eq!(it.web_seeds, [url("http://w/set/a.mp4")]);
+
+    let mut it = magnet(&hash, "", Some("a.mp4"));
+    assert!(gets(&mut it).is_empty());
+    match it.take_outcome() {
+        Some(Outcome::Magnet { magnet, path }) => {
+            assert_eq!(magnet.info_hash.to_string(), hash);
+            assert_eq!(path.as_deref(), Some("a.mp4"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let many: String = (0..9).map(|at| format!("&xs=http://x/{at}")).collect();
+    let mut it = magnet(&hash, &many, None);
+    for at in 0..SOURCES_MAX {
+        it.handle_timeout(it.next_timeout());
+        assert_eq!(
+            gets(&mut it).len(),
+            usize::from(at + 1 < SOURCES_MAX) + usize::from(at == 0)
+        );
+    }
+    assert!(matches!(it.take_outcome(), Some(Outcome::Magnet { .. })));
+}
+
+#[test]
+fn trackers_come_once_and_private_ones_alone() {
+    let with = |private: &str| {
+        let info = format!(
+            "d6:lengthi5e4:name1:a12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaa{private}e"
+        );
+        let lists = "13:announce-listll27:HTTP://own.example/announce8:http://tel8:http://uee";
+        format!("d{lists}4:info{info}e").into_bytes()
+    };
+    let tiers = |body: Vec<u8>| {
+        let mut it = Discover::new(Time::ZERO, ask());
+        it.handle_body(Time::ZERO, 0, Ok(body));
+        it.handle_origin_failed(Time::ZERO);
+        found(&mut it).trackers
+    };
+    let own = "http://own.example/announce";
+    assert_eq!(tiers(with("")), [[own], ["http://t"], ["http://u"]]);
+    let private = tiers(with("7:privatei1e"));
+    assert_eq!(
+        private,
+        [
+            vec!["HTTP://own.example/announce", "http://t"],
+            vec!["http://u"]
+        ]
+    );
+}
+
+#[test]
+fn silence_ends_in_passthrough() {
+    let mut it = Discover::new(Time::ZERO, ask());
+    let deadline = it.next_timeout();
+    it.handle_timeout(deadline.before(Duration::from_nanos(1)));
+    assert!(it.take_outcome().is_none());
+    it.handle_timeout(deadline);
+    assert!(is_passthrough(&mut it));
+    it.handle_body(deadline, 0, Ok(film(5)));
+    it.handle_origin_head(deadline, &url(VIDEO), &ok(), None);
+    assert!(it.take_outcome().is_none());
+
+    // A directory has no .torrent beside it.
+    let ask = Ask::Video {
+        video: url("http://h.example/live/"),
+        trackers: Vec::new(),
+    };
+    let mut it = Discover::new(Time::ZERO, ask);
+    assert!(gets(&mut it).is_empty());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), None);
+    assert!(is_passthrough(&mut it));
+}
+
+proptest! {
+    /// In whatever order answers come, a search ends, and asks no more than its bounds.
+    #[test]
+    fn every_search_ends(
+        steps in proptest::collection::vec(0u8..8, 0..12),
+        described in any::<bool>(),
+        kind in 0u8..3,
+    ) {
+        let mut it = match kind {
+            0 => Discover::new(Time::ZERO, ask()),
+            1 => magnet(&"1".repeat(40), "&xs=http://x/1&xs=http://x/2", None),
+            _ => Discover::new(Time::ZERO, Ask::Torrent {
+                url: url("http://t/x.torrent"), path: None, trackers: Vec::new(),
+            }),
+        };
+        let mut now = Time::ZERO;
+        let mut flying = Vec::new();
+        let mut asked = 0;
+        let mut ends = 0;
+        for step in steps.into_iter().chain(std::iter::repeat_n(7, 9)) {
+            let fetched = gets(&mut it);
+            asked += fetched.len();
+            flying.extend(fetched);
+            let id = flying.last().map_or(99, |get| get.0);
+            match step {
+                0 => it.handle_origin_head(now, &url(VIDEO), &if described { linked("x") } else { ok() }, Some(50_000)),
+                1 => it.handle_origin_failed(now),
+                2 => it.handle_body(now, id, Ok(film(50_000))),
+                3 => it.handle_body(now, id, Ok(film(40_000))),
+                4 => it.handle_body(now, id, lost(404)),
+                5 => it.handle_body(now, id, Ok(b"de".to_vec())),
+                6 => { flying.pop(); }
+                _ => {
+                    now = now.max(it.next_timeout().min(Time::from_secs(1000)));
+                    it.handle_timeout(now);
+                }
+            }
+            ends += usize::from(it.take_outcome().is_some());
+        }
+        prop_assert_eq!(ends, 1);
+        prop_assert!(asked <= 1 + DESCRIBED_MAX);
+        prop_assert!(gets(&mut it).is_empty());
+    }
+}
