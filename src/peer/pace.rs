@@ -1,8 +1,9 @@
 //! How fast one peer delivers, and so when a block asked of it now would be here.
 //!
-//! One unit throughout: bytes and nanoseconds. The rate is measured over rounds, as BBR does: from a
-//! request to its answer, over all that arrived in between. Such a round is at least a round trip
-//! long, so a burst out of a buffer does not pass for the link's rate.
+//! One unit throughout: bytes and nanoseconds. The rate is measured over rounds: from a moment to the
+//! answer of what was asked after it. A round is at least a round trip long, so that a burst out of
+//! a buffer does not pass for the link's rate, and rounds join without a gap, so that nothing is
+//! counted twice. Time in which nothing is outstanding does not count.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,10 +18,8 @@ pub const DEPTH_MIN: u32 = 2;
 const QUEUE: Duration = Duration::from_millis(300);
 /// Time constant of the rate, in time spent waiting for blocks.
 const RATE_MEMORY: Duration = Duration::from_secs(2);
-/// Weight of a new round trip (RFC 6298).
-const SRTT_GAIN: f64 = 0.125;
-/// The shortest round trip counts for at least this long, at most twice.
-const RTT_MIN_MEMORY: Duration = Duration::from_secs(15);
+/// The round trip may have grown if no answer in this time was as quick as foreseen.
+const RTT_WINDOW: Duration = Duration::from_secs(15);
 /// Growth a round below which the start-up is over (BBR's full pipe).
 const START_GROWTH: f64 = 1.25;
 /// Rounds without that growth.
@@ -31,7 +30,7 @@ const LATE: u32 = 2;
 const ROUND_MIN: Duration = Duration::from_micros(10);
 /// Of a peer that has delivered nothing yet.
 const FIRST_RATE: f64 = 100_000.0;
-const FIRST_SRTT: Duration = Duration::from_millis(100);
+const FIRST_RTT: Duration = Duration::from_millis(100);
 
 /// The measure of one peer. Requests are taken to be answered in the order of asking.
 #[derive(Clone, Debug)]
@@ -40,16 +39,15 @@ pub struct Pace {
     rate: f64,
     /// Of the rounds so far, at most `RATE_MEMORY`: young measures are plain means.
     measured: Duration,
-    srtt: Option<Duration>,
-    rtt_min: [Duration; 2],
-    rtt_min_since: Time,
+    /// The quickest answer, to a whole block: what a full queue hides of it never shows.
+    rtt: Option<Duration>,
+    /// The quickest since `window_since`.
+    window_rtt: Duration,
+    window_since: Time,
     flights: VecDeque<Flight>,
     outstanding: u64,
     delivered: u64,
-    /// `delivered` when the round under way began.
-    round: u64,
-    /// Less was asked in this round than the peer could take.
-    limited: bool,
+    round: Round,
     start: Start,
     depth_max: u32,
     /// Since when nothing has come though something is outstanding.
@@ -61,10 +59,17 @@ pub struct Pace {
 struct Flight {
     asked: Time,
     bytes: u64,
-    /// Outstanding before it.
-    ahead: u64,
-    delivered: u64,
     foreseen: Duration,
+}
+
+/// The measure under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    began: Time,
+    /// What had been delivered by then.
+    delivered: u64,
+    /// Less was asked than the peer could take.
+    limited: bool,
 }
 
 /// Start-up: the window doubles each round until the rate no longer follows.
@@ -85,14 +90,13 @@ impl Pace {
         Self {
             rate: 0.0,
             measured: Duration::ZERO,
-            srtt: None,
-            rtt_min: [Duration::MAX; 2],
-            rtt_min_since: Time::ZERO,
+            rtt: None,
+            window_rtt: Duration::MAX,
+            window_since: Time::ZERO,
             flights: VecDeque::new(),
             outstanding: 0,
             delivered: 0,
-            round: 0,
-            limited: false,
+            round: Round::default(),
             start: Start::Growing {
                 window: DEPTH_MIN,
                 best: 0.0,
@@ -110,13 +114,15 @@ impl Pace {
 
     pub fn handle_requested(&mut self, now: Time, bytes: u64) {
         if self.outstanding == 0 {
+            // A queue run dry by a burst and filled at once was not idle.
+            if now.since(self.quiet) >= ROUND_MIN {
+                self.begin_round(now);
+            }
             self.quiet = now;
         }
         self.flights.push_back(Flight {
             asked: now,
             bytes,
-            ahead: self.outstanding,
-            delivered: self.delivered,
             foreseen: self.eta(bytes),
         });
         self.outstanding += bytes;
@@ -124,7 +130,7 @@ impl Pace {
 
     pub fn handle_received(&mut self, now: Time, bytes: u64) {
         let wanted = u64::from(self.depth()) * u64::from(BLOCK_LEN);
-        self.limited |= self.outstanding.saturating_mul(2) < wanted;
+        self.round.limited |= self.outstanding.saturating_mul(2) < wanted;
         self.quiet = now;
         self.delivered += bytes;
         self.outstanding = self.outstanding.saturating_sub(bytes);
@@ -132,14 +138,14 @@ impl Pace {
             return;
         };
         if let Start::Growing { window, .. } = &mut self.start
-            && !self.limited
+            && !self.round.limited
         {
             *window = window.saturating_add(1).min(DEPTH_MAX);
         }
         let took = now.since(flight.asked);
-        self.update_srtt(now, took, flight);
-        if flight.delivered >= self.round {
-            self.end_round(took.max(ROUND_MIN), flight);
+        self.update_rtt(now, took);
+        if flight.asked >= self.round.began || self.outstanding == 0 {
+            self.end_round(now, took > flight.foreseen.saturating_mul(LATE));
         }
     }
 
@@ -157,12 +163,22 @@ impl Pace {
         }
     }
 
-    fn end_round(&mut self, took: Duration, flight: Flight) {
-        let bytes = self.delivered - flight.delivered;
-        self.round = self.delivered;
-        let sample = as_f64(bytes) / took.as_secs_f64();
-        let late = took > flight.foreseen.saturating_mul(LATE);
-        let limited = std::mem::take(&mut self.limited);
+    fn begin_round(&mut self, now: Time) {
+        self.round = Round {
+            began: now,
+            delivered: self.delivered,
+            limited: false,
+        };
+    }
+
+    fn end_round(&mut self, now: Time, late: bool) {
+        let took = now.since(self.round.began);
+        if took < ROUND_MIN {
+            return;
+        }
+        let sample = as_f64(self.delivered - self.round.delivered) / took.as_secs_f64();
+        let limited = self.round.limited;
+        self.begin_round(now);
         // A round in which we asked for little shows what we asked, not what the peer can do,
         // unless it does better or is late.
         if limited && sample <= self.rate && !late {
@@ -170,7 +186,12 @@ impl Pace {
         }
         let growing = self.grow(sample, limited);
         self.measured = (self.measured + took).min(RATE_MEMORY);
-        let gain = (took.as_secs_f64() / self.measured.as_secs_f64()).min(1.0);
+        let fading = 1.0 - (-took.as_secs_f64() / RATE_MEMORY.as_secs_f64()).exp();
+        let gain = if self.measured < RATE_MEMORY {
+            took.as_secs_f64() / self.measured.as_secs_f64()
+        } else {
+            fading
+        };
         self.rate = if self.rate == 0.0 || (growing && sample > self.rate) {
             sample
         } else {
@@ -196,27 +217,18 @@ impl Pace {
         true
     }
 
-    /// The answer's time less that of what was ahead in the queue, never above the shortest answer.
-    fn update_srtt(&mut self, now: Time, took: Duration, flight: Flight) {
-        if now.since(self.rtt_min_since) > RTT_MIN_MEMORY {
-            self.rtt_min = [Duration::MAX, self.rtt_min[0]];
-            self.rtt_min_since = now;
-        }
-        self.rtt_min[0] = self.rtt_min[0].min(took);
-        let sample = took.saturating_sub(self.transit(flight.ahead));
-        let srtt = match self.srtt {
-            None => sample,
-            Some(srtt) => srtt.mul_f64(1.0 - SRTT_GAIN) + sample.mul_f64(SRTT_GAIN),
-        };
-        self.srtt = Some(srtt.min(self.rtt_min[0]).min(self.rtt_min[1]));
-    }
-
-    /// How long `bytes` take at the measured rate; nothing while there is none.
-    fn transit(&self, bytes: u64) -> Duration {
-        if self.rate > 0.0 {
-            seconds(as_f64(bytes) / self.rate)
-        } else {
-            Duration::ZERO
+    /// An answer is never quicker than the round trip. Nor, over a while, slower than it and the
+    /// queue that we keep at the peer: if the quickest is, the round trip has grown.
+    fn update_rtt(&mut self, now: Time, took: Duration) {
+        let rtt = self.rtt.map_or(took, |rtt| rtt.min(took));
+        self.rtt = Some(rtt);
+        self.window_rtt = self.window_rtt.min(took);
+        if now.since(self.window_since) >= RTT_WINDOW {
+            if self.window_since != Time::ZERO {
+                self.rtt = Some(rtt.max(self.window_rtt.saturating_sub(QUEUE)));
+            }
+            self.window_rtt = Duration::MAX;
+            self.window_since = now;
         }
     }
 
@@ -225,9 +237,10 @@ impl Pace {
         self.rate
     }
 
-    /// From a request to its answer, without our own queue at the peer.
+    /// From a request to its answer, without our own queue at the peer: the quickest, not a mean,
+    /// because a mean would count that queue twice.
     pub fn srtt(&self) -> Duration {
-        self.srtt.unwrap_or(FIRST_SRTT)
+        self.rtt.unwrap_or(FIRST_RTT)
     }
 
     /// Bytes asked for and neither here nor lost.
@@ -235,7 +248,8 @@ impl Pace {
         self.outstanding
     }
 
-    /// From now until `bytes` asked for now are here.
+    /// From now until `bytes` asked for now are here; too long by at most `srtt`, as the queue drains
+    /// while the request travels.
     pub fn eta(&self, bytes: u64) -> Duration {
         let rate = if self.rate > 0.0 {
             self.rate
@@ -258,13 +272,12 @@ impl Pace {
         (self.outstanding > 0).then_some(self.quiet)
     }
 
-    /// Blocks wanted in flight: a round trip and `QUEUE` of the rate.
+    /// Blocks wanted in flight: a round trip and `QUEUE` of the rate. During the start-up the rate is
+    /// not to be trusted yet, whichever way it errs.
     pub fn depth(&self) -> u32 {
-        let bytes = (self.srtt() + QUEUE).as_secs_f64() * self.rate;
-        let steady = blocks(bytes);
         let wanted = match self.start {
-            Start::Growing { window, .. } => steady.max(window),
-            Start::Over => steady,
+            Start::Growing { window, .. } => window,
+            Start::Over => blocks((self.srtt() + QUEUE).as_secs_f64() * self.rate),
         };
         wanted.max(DEPTH_MIN).min(self.depth_max)
     }
@@ -294,3 +307,6 @@ fn blocks(bytes: f64) -> u32 {
     let blocks = blocks as u32;
     blocks
 }
+
+#[cfg(test)]
+mod tests;
