@@ -1,6 +1,6 @@
 //! Which known address is connected to next, and when (R44).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(30 * 60);
 /// Failures after which an address is the first to make room for another.
 const FAILS_MAX: u32 = 3;
+/// When an address is looked at again whose IP is connected by another.
+const SAME_IP: Duration = Duration::from_secs(60);
 /// A connection that lasted less counts as a failure.
 const LASTING: Duration = Duration::from_secs(60);
 
@@ -65,8 +67,10 @@ pub struct Dialer {
     half_open: usize,
     /// Orders addresses of one rank by age.
     added: u64,
-    /// When the bucket of `dials_per_s` tokens was full, or will be.
-    full_at: Time,
+    /// The latest `dials_per_s` of them.
+    dials: VecDeque<Time>,
+    /// No timeout is before it.
+    began: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +130,8 @@ impl Dialer {
             banned: BTreeMap::new(),
             half_open: 0,
             added: 0,
-            full_at: now,
+            dials: VecDeque::new(),
+            began: now,
         }
     }
 
@@ -176,21 +181,27 @@ impl Dialer {
         }
     }
 
-    /// The next address to connect to, if any may be dialled now. It counts as dialled.
+    /// The next address to connect to, if any may be dialled now. It counts as dialled. Once this
+    /// says `None`, `next_timeout` is later than `now`.
     pub fn poll_dial(&mut self, now: Time) -> Option<SocketAddr> {
         self.promote(now);
-        if self.half_open >= self.limits.half_open || now < self.token_at() {
+        if self.half_open >= self.limits.half_open || now < self.next_dial() {
             return None;
         }
-        let ips = &self.ips;
-        let (.., addr) = *self
-            .ready
-            .iter()
-            .find(|(.., addr)| !ips.contains(&addr.ip()))?;
+        let addr = loop {
+            let (.., addr) = *self.ready.first()?;
+            if !self.ips.contains(&addr.ip()) {
+                break addr;
+            }
+            self.change(addr, |known| known.state = State::Later(now + SAME_IP));
+        };
         self.change(addr, |known| known.state = State::Dialling);
         self.half_open += 1;
         self.hold_ip(addr);
-        self.full_at = self.full_at.max(now) + self.token_time();
+        if self.dials.len() == self.dials_max() {
+            self.dials.pop_front();
+        }
+        self.dials.push_back(now);
         Some(addr)
     }
 
@@ -254,25 +265,41 @@ impl Dialer {
         true
     }
 
-    /// Refuses the address for an hour, and forgets it. Its connection, if any, is the caller's to
-    /// close, before or after.
+    /// Refuses the address for an hour, with all its ports if it is global, and forgets it. Its
+    /// connection, if any, is the caller's to close, before or after.
     pub fn ban(&mut self, now: Time, addr: SocketAddr) {
+        let key = if is_global(addr.ip()) {
+            Banned::Ip(addr.ip())
+        } else {
+            Banned::Port(addr)
+        };
+        self.keep_out(now, key, addr);
+    }
+
+    /// As `ban`, of that port alone: it is our own, and others may share our IP.
+    pub fn refuse(&mut self, now: Time, addr: SocketAddr) {
+        self.keep_out(now, Banned::Port(addr), addr);
+    }
+
+    fn keep_out(&mut self, now: Time, key: Banned, addr: SocketAddr) {
         self.banned.retain(|_, until| *until > now);
         if self.banned.len() >= BANNED_MAX
-            && let Some(first) = self.banned.iter().min_by_key(|(_, until)| **until)
+            && let Some((first, _)) = self.banned.iter().min_by_key(|(_, until)| **until)
         {
-            let key = *first.0;
-            self.banned.remove(&key);
+            let first = *first;
+            self.banned.remove(&first);
         }
-        self.banned.insert(banned(addr), now + BAN);
+        self.banned.insert(key, now + BAN);
         if self.known.contains_key(&addr) {
             self.forget(addr);
         }
     }
 
     pub fn is_banned(&self, now: Time, addr: SocketAddr) -> bool {
-        let until = self.banned.get(&banned(addr));
-        until.is_some_and(|until| *until > now)
+        [Banned::Ip(addr.ip()), Banned::Port(addr)]
+            .iter()
+            .filter_map(|key| self.banned.get(key))
+            .any(|until| *until > now)
     }
 
     /// Addresses kept, connected or not.
@@ -284,7 +311,7 @@ impl Dialer {
         self.known.is_empty()
     }
 
-    /// When `poll_dial` may have something; never while it waits for a connection to end.
+    /// When `poll_dial` may have something; never while it waits for a connection to open or fail.
     pub fn next_timeout(&self) -> Time {
         if self.half_open >= self.limits.half_open {
             return Time::NEVER;
@@ -293,13 +320,9 @@ impl Dialer {
         let due = if self.ready.is_empty() {
             later
         } else {
-            Time::ZERO
+            self.began
         };
-        if due == Time::NEVER {
-            due
-        } else {
-            due.max(self.token_at())
-        }
+        due.max(self.next_dial())
     }
 
     fn promote(&mut self, now: Time) {
@@ -310,13 +333,16 @@ impl Dialer {
         }
     }
 
-    fn token_time(&self) -> Duration {
-        Duration::from_secs(1) / self.limits.dials_per_s.max(1)
+    fn dials_max(&self) -> usize {
+        self.limits.dials_per_s.max(1) as usize
     }
 
-    /// When a token is there: the bucket holds a second's worth.
-    fn token_at(&self) -> Time {
-        self.full_at.before(Duration::from_secs(1)) + self.token_time()
+    /// No second has more than `dials_per_s`.
+    fn next_dial(&self) -> Time {
+        match self.dials.front() {
+            Some(first) if self.dials.len() == self.dials_max() => *first + Duration::from_secs(1),
+            _ => self.began,
+        }
     }
 
     fn hold_ip(&mut self, addr: SocketAddr) {
@@ -360,14 +386,6 @@ impl Dialer {
         self.leave(addr);
         self.change(addr, |known| known.state = State::Dialling);
         self.known.remove(&addr);
-    }
-}
-
-fn banned(addr: SocketAddr) -> Banned {
-    if is_global(addr.ip()) {
-        Banned::Ip(addr.ip())
-    } else {
-        Banned::Port(addr)
     }
 }
 
