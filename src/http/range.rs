@@ -3,7 +3,8 @@
 //! The grammar is nginx's, blanks included (`bytes= 0 - 9`), and so are its answers: a suffix of 0
 //! is unsatisfiable, and of an empty body the range from 0 is the whole. Only here do we differ,
 //! as DESIGN §9 rules: several ranges are ignored where nginx answers in parts; reversed,
-//! malformed and overflowing ones are ignored where nginx answers 416.
+//! malformed and overflowing ones are ignored where nginx answers 416. (nginx 1.22 also takes a tab
+//! behind a header's value for a part of it, and so for malformed; RFC 9110 §5.5 strips it.)
 
 use crate::units::ByteRange;
 

@@ -103,6 +103,7 @@ impl Gate {
         {
             return Err(keep(403, "destination", "not for service workers"));
         }
+        // A proxied reply belongs to the other host's origin, not to ours.
         if !proxied && !has_allowed_destination(head) {
             return Err(keep(403, "destination", "only as media or by fetch()"));
         }

@@ -72,6 +72,19 @@ fn ambiguous_syntax_is_refused() {
 }
 
 #[test]
+fn targets_may_hold_what_players_leave_unencoded() {
+    for target in [
+        "/http://h/é 视频.mp4".replace(' ', ""),
+        "/http://h/a|b{c}[d]\"<e>^`\\".into(),
+    ] {
+        assert_eq!(
+            request(&format!("GET {target} HTTP/1.1\r\n\r\n")).target,
+            target
+        );
+    }
+}
+
+#[test]
 fn a_body_needs_its_length() {
     let head = request("POST / HTTP/1.1\r\nContent-Length: 12\r\nContent-Length: 12\r\n\r\n");
     assert_eq!(head.body_len(), Ok(12));
