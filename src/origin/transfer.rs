@@ -148,10 +148,13 @@ impl Transfer {
         self.sample = (now, 0);
     }
 
-    pub const fn hold(&mut self, now: Time, held: bool) {
-        self.held = held;
-        self.window = (now, 0);
-        self.sample = (now, 0);
+    /// What came and did not come while it was held is not the origin's doing.
+    pub fn hold(&mut self, now: Time, held: bool) {
+        if self.held != held {
+            self.held = held;
+            self.window = (now, 0);
+            self.sample = (now, 0);
+        }
     }
 
     pub const fn is_complete(&self) -> bool {

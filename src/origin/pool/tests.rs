@@ -856,6 +856,7 @@ fn a_drip_is_given_up_and_a_paused_player_is_not() {
             rig.bytes(conn, &answer[at..at + 1]);
             at += 1;
         }
+        rig.pool.hold(rig.now, 1, false);
         rig.sleep(Duration::from_secs(1));
     }
     assert_eq!(rig.only_failure().why, "too slow");
