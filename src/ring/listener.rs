@@ -147,3 +147,78 @@ fn local_addr(socket: &socket2::Socket) -> io::Result<SocketAddr> {
     let addr = socket.local_addr()?.as_socket();
     addr.ok_or_else(|| io::Error::other("a TCP socket without an address"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+    fn kind(addr: SocketAddr, shards: usize) -> Result<usize, io::ErrorKind> {
+        let bound = Listener::bind_shared(addr, shards);
+        bound.map(|all| all.len()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn a_taken_port_is_told_whoever_has_it() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = other.local_addr().unwrap();
+        assert_eq!(kind(addr, 1), Err(io::ErrorKind::AddrInUse));
+        drop(other);
+        // Another of our kind, which would share it.
+        let ours = Listener::bind_shared(addr, 2).unwrap();
+        assert_eq!(kind(addr, 2), Err(io::ErrorKind::AddrInUse));
+        drop(ours);
+        assert_eq!(kind(addr, 2), Ok(2));
+    }
+
+    #[test]
+    fn both_families_have_the_same_port() {
+        let four = Listener::bind_shared(LOOPBACK.into(), 1).unwrap();
+        let six = SocketAddr::from(([0u16; 8], four[0].local_addr().port()));
+        match Listener::bind_shared(six, 1) {
+            Ok(six) => assert_eq!(six[0].local_addr().port(), four[0].local_addr().port()),
+            Err(error) => assert_ne!(error.kind(), io::ErrorKind::AddrInUse),
+        }
+    }
+
+    #[test]
+    fn every_shard_takes_connections_of_the_one_port() {
+        const CLIENTS: usize = 64;
+        let listeners = Listener::bind_shared(LOOPBACK.into(), 2).unwrap();
+        let to = listeners[0].local_addr();
+        assert!(to.port() != 0 && listeners.iter().all(|one| one.local_addr() == to));
+        let (count, counted) = std::sync::mpsc::channel();
+        let shards: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| {
+                let count = count.clone();
+                std::thread::spawn(move || {
+                    runtime::run(async move {
+                        let mut taken = 0;
+                        let idle = Duration::from_millis(300);
+                        while let Ok(connection) =
+                            tokio::time::timeout(idle, listener.accept()).await
+                        {
+                            let (socket, from) = connection.unwrap();
+                            assert_eq!(socket.peer_addr().unwrap(), from);
+                            taken += 1;
+                        }
+                        count.send(taken).unwrap();
+                    })
+                })
+            })
+            .collect();
+        for _ in 0..CLIENTS {
+            let client = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            client.connect(&to.into()).unwrap();
+        }
+        shards
+            .into_iter()
+            .for_each(|shard| shard.join().unwrap().unwrap());
+        drop(count);
+        let taken: Vec<usize> = counted.iter().collect();
+        assert_eq!(taken.iter().sum::<usize>(), CLIENTS);
+        assert!(taken.iter().all(|&taken| taken > 0), "{taken:?}");
+    }
+}

@@ -29,8 +29,8 @@ pub const HANGUP: u32 = libc::POLLRDHUP as u32;
 /// There are bytes, or [`HANGUP`].
 pub const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 
-/// The largest single send; longer ones are cut.
-pub const SEND_MAX: usize = 1 << 30;
+/// The most bytes of one operation; longer sends are cut.
+pub const LEN_MAX: usize = 1 << 30;
 
 thread_local! {
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
@@ -57,7 +57,7 @@ impl<D: Unpin> Future for Op<D> {
 /// Receives into the room of `buffer`; the caller counts the result as filled.
 pub fn recv(fd: &Fd, mut buffer: Buffer) -> Op<Buffer> {
     let (room, len) = buffer.room_span();
-    let sqe = opcode::Recv::new(raw(fd), room, wire_len(len)).build();
+    let sqe = opcode::Recv::new(raw(fd), room, wire_len(len.min(LEN_MAX))).build();
     // SAFETY: the room is heap memory of the buffer, which the operation owns.
     unsafe { submit(Some(fd), buffer, sqe) }
 }
@@ -207,7 +207,7 @@ fn raw(fd: &Fd) -> types::Fd {
 }
 
 fn wire_len(len: usize) -> u32 {
-    u32::try_from(len).expect("operations are cut to SEND_MAX")
+    u32::try_from(len).expect("operations are cut to LEN_MAX")
 }
 
 /// Whether [`poll`] for `events` would end at once.

@@ -29,6 +29,7 @@ pub use crate::ring::mapping::is_fault;
 pub const STALL_MAX: Duration = Duration::from_secs(300);
 /// How long a cancelled operation may take to end before its socket is shut down.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(100);
+const CANCEL_TRIES: u32 = 10;
 
 /// A connection without any operation on it: may be sent to another shard. Dropped, it is closed.
 pub struct Socket(OwnedFd);
@@ -119,14 +120,15 @@ impl Stream {
         let fd = Rc::clone(&connection.fd);
         let _ = connection.set_low_water(1);
         // What else holds the socket is an operation: `connection` and `fd` are two.
-        let mut patience = 10;
+        let mut tries = 0;
         while Rc::strong_count(&fd) > 2 {
             let _ = ops::cancel(&fd).await;
             runtime::breathe().await;
-            patience -= 1;
-            if patience == 0 {
-                // Not seen yet: cancelling a socket's operations always succeeds.
+            tries += 1;
+            if tries >= CANCEL_TRIES {
+                // Not seen yet: cancelling a socket's operations has always succeeded.
                 connection.shut_down();
+                runtime::sleep(SETTLE_PATIENCE).await;
             }
         }
         connection.given_away.set(true);
@@ -154,6 +156,9 @@ impl Receiver {
             // The kernel would say 0, which looks like the end (H16).
             let full = io::Error::new(io::ErrorKind::InvalidInput, "no room in the buffer");
             return (Err(full), buffer);
+        }
+        if let Err(error) = self.0.set_low_water(1) {
+            return (Err(error), buffer);
         }
         let until = deadline.map_or(Time::NEVER, |wait| runtime::now() + wait);
         let unfinished = ShutDownUnlessDone::new(&self.0);
@@ -192,9 +197,7 @@ impl Receiver {
     ) -> (io::Result<usize>, Buffer) {
         buffer.clear();
         let result = self.peek_into(&mut buffer, more_than, deadline).await;
-        // A recv is to come back with the first byte again.
-        let reset = self.0.set_low_water(1);
-        (result.and_then(|count| reset.map(|()| count)), buffer)
+        (result, buffer)
     }
 
     async fn peek_into(
@@ -208,7 +211,7 @@ impl Receiver {
         let wait = until.since(runtime::now());
         tokio::select! {
             biased;
-            () = self.readable() => {}
+            () = self.ready() => {}
             () = runtime::sleep(wait), if until != Time::NEVER => {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -226,6 +229,13 @@ impl Receiver {
     /// Resolves when there are bytes, the end or an error: how an idle connection waits without a
     /// buffer. Loses nothing when dropped.
     pub async fn readable(&mut self) {
+        // Fails for no socket; should it, a spurious wait is cut short by the caller's deadline.
+        let _ = self.0.set_low_water(1);
+        self.ready().await;
+    }
+
+    /// Resolves at the socket's low-water mark.
+    async fn ready(&self) {
         let connection = &self.0;
         poll_fn(|cx| {
             loop {
@@ -305,9 +315,9 @@ impl Sender {
         (result, buffer)
     }
 
-    /// Sends bytes of a mapped file with no copy in user space, and says how many. That is fewer
-    /// than asked for only if the file cannot be read behind them: the next call then is an error
-    /// for which [`is_fault`] is true, and the connection is still good.
+    /// Sends bytes of a mapped file with no copy in user space, and says how many. Those are fewer
+    /// than asked for only if the file cannot be read a little behind them: then the next call, or
+    /// the one after, is an error for which [`is_fault`] is true. The connection is still good.
     pub async fn send_mapped(
         &mut self,
         map: Arc<Mapping>,
@@ -362,7 +372,7 @@ impl Sender {
             if at == range.end {
                 break Ok(());
             }
-            let end = range.end.min(at.saturating_add(ops::SEND_MAX));
+            let end = range.end.min(at.saturating_add(ops::LEN_MAX));
             let op = ops::send(fd, payload, at..end, more || end < range.end);
             let (result, back) = finish(fd, op, until).await;
             payload = back;
@@ -549,3 +559,6 @@ fn peer_addr(fd: &OwnedFd) -> io::Result<SocketAddr> {
     let addr = rustix::net::getpeername(fd)?.ok_or(io::ErrorKind::NotConnected)?;
     Ok(addr.try_into()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,485 @@
+//! The faults of tokio-uring, each met on a real socket.
+
+use std::io::{Read, Write};
+use std::thread;
+
+use super::*;
+use crate::ring::buffers::{LARGE, SMALL};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+const PAGE: usize = 4096;
+
+/// A connection's two ends: ours, and a plain blocking one whose calls end after 10 s.
+fn pair() -> (Socket, socket2::Socket) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    peer.connect(&listener.local_addr().unwrap().into())
+        .unwrap();
+    peer.set_read_timeout(Some(10 * SECOND)).unwrap();
+    peer.set_write_timeout(Some(10 * SECOND)).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    (Socket::from_std(ours).unwrap(), peer)
+}
+
+/// Runs on a ring of this thread; fails after 20 s.
+fn ring<T>(future: impl Future<Output = T>) -> T {
+    runtime::run(async { tokio::time::timeout(20 * SECOND, future).await })
+        .unwrap()
+        .expect("done within 20 s")
+}
+
+/// Part of an endless sequence that repeats at no power of two.
+fn sequence(range: Range<usize>) -> Vec<u8> {
+    const PERIOD: usize = 251;
+    let period: Vec<u8> = (0..PERIOD).map(|at| at as u8).collect();
+    let start = range.start % PERIOD;
+    let mut data = period.repeat((start + range.len()) / PERIOD + 1);
+    data.truncate(start + range.len());
+    data.drain(..start);
+    data
+}
+
+fn check(data: &[u8], at: usize) {
+    let expected = sequence(at..at + data.len());
+    if data != expected {
+        let wrong = data.iter().zip(&expected).position(|(a, b)| a != b);
+        panic!(
+            "{} bytes at {at}: {wrong:?} is the first wrong one",
+            data.len()
+        );
+    }
+}
+
+#[test]
+fn a_dropped_read_closes_the_connection() {
+    let (sockets, peers): (Vec<_>, Vec<_>) = (0..50).map(|_| pair()).unzip();
+    let ends = thread::spawn(move || {
+        let ends = peers.into_iter().map(|mut peer| peer.read(&mut [0; 1]));
+        ends.map(|end| end.ok()).collect::<Vec<_>>()
+    });
+    ring(async {
+        for socket in sockets {
+            let (mut receiver, sender) = Stream::new(socket).split();
+            let read = receiver.recv(Buffer::take(SMALL), None);
+            assert!(tokio::time::timeout(MILLI, read).await.is_err());
+            // The sender lives on: it is the dropped read alone that closes.
+            runtime::spawn(async move {
+                runtime::sleep(10 * SECOND).await;
+                drop(sender);
+            });
+        }
+        let ends = runtime::blocking(|| ends.join().unwrap()).await.unwrap();
+        assert_eq!(ends, [Some(0); 50]);
+    });
+}
+
+#[test]
+fn a_deadline_loses_no_byte_in_either_direction() {
+    const LEN: usize = 300_000;
+    const BACK: usize = 24 << 20;
+    let (socket, peer) = pair();
+    let mut writer = peer.try_clone().unwrap();
+    let write = thread::spawn(move || {
+        let data = sequence(0..LEN);
+        for (n, part) in data.chunks(97).enumerate() {
+            writer.write_all(part).unwrap();
+            // Now back to back, now with gaps, so that bytes meet cancels at every moment.
+            if n % 3 > 0 {
+                thread::park_timeout(Duration::from_micros(n as u64 % 11 * 30));
+            }
+        }
+    });
+    let mut reader = peer;
+    let read = thread::spawn(move || {
+        let (mut got, mut buffer) = (0, vec![0; 8192]);
+        while got < BACK {
+            let count = reader.read(&mut buffer).unwrap();
+            assert!(count > 0, "the end after {got} bytes");
+            check(&buffer[..count], got);
+            got += count;
+            if got % 16 == 0 {
+                thread::park_timeout(Duration::from_micros(50));
+            }
+        }
+    });
+    let cancelled = ring(async {
+        let (mut receiver, mut sender) = Stream::new(socket).split();
+        let receive = async {
+            let (mut got, mut cancelled, mut turn) = (0, 0, 0);
+            let mut buffer = Buffer::take(SMALL);
+            while got < LEN {
+                turn += 1;
+                let wait = Duration::from_micros(turn % 5 * 25);
+                let (result, back) = receiver.recv(buffer, Some(wait)).await;
+                buffer = back;
+                match result {
+                    Ok(count) => {
+                        assert!(count > 0, "the end after {got} bytes");
+                        check(buffer.bytes(), got);
+                        got += count;
+                        buffer.consume(count);
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                        assert!(buffer.is_empty());
+                        cancelled += 1;
+                    }
+                }
+            }
+            cancelled
+        };
+        let send = async {
+            // Each cancel meets these too: they go on where they were.
+            let data = sequence(0..BACK);
+            for (n, part) in data.chunks(5 << 20).enumerate() {
+                let part = Bytes::copy_from_slice(part);
+                sender.send_all(part, n % 2 == 0).await.unwrap();
+            }
+        };
+        let (cancelled, ()) = tokio::join!(receive, send);
+        let done = runtime::blocking(move || (write.join().is_ok(), read.join().is_ok()));
+        assert_eq!(done.await.unwrap(), (true, true));
+        cancelled
+    });
+    assert!(cancelled > 1000, "only {cancelled} cancels");
+}
+
+#[test]
+fn a_dropped_send_ends_the_connection() {
+    let (socket, mut peer) = pair();
+    ring(async {
+        let (_receiver, mut sender) = Stream::new(socket).split();
+        let send = sender.send_all(sequence(0..32 << 20), false);
+        assert!(tokio::time::timeout(20 * MILLI, send).await.is_err());
+        let error = sender.send_all("next", false).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let got = runtime::blocking(move || {
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).unwrap();
+            got
+        });
+        // The beginning, and nothing of what came after it.
+        let got = got.await.unwrap();
+        assert!(got.len() < 32 << 20);
+        check(&got, 0);
+    });
+}
+
+#[test]
+fn a_stalled_send_ends_and_a_slow_one_does_not() {
+    let (socket, mut peer) = pair();
+    ring(async {
+        let (_receiver, mut sender) = Stream::new(socket).split();
+        let stall = 300 * MILLI;
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let got = runtime::blocking(move || {
+            let (mut got, mut part) = (0, vec![0; 512 << 10]);
+            // All in all longer than the limit.
+            while got < 16 << 20 {
+                thread::park_timeout(40 * MILLI);
+                got += peer.read(&mut part).unwrap();
+            }
+            let _ = wait.recv();
+            got
+        });
+        let start = runtime::now();
+        let slow = sender.send_with_deadline(sequence(0..16 << 20), false, stall);
+        slow.await.unwrap();
+        assert!(runtime::now().since(start) > stall);
+        let start = runtime::now();
+        sender.set_stall(stall);
+        let error = sender.send_all(sequence(0..64 << 20), false).await;
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(runtime::now().since(start) >= stall);
+        let error = sender.send_all("next", false).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        drop(go);
+        assert!(got.await.unwrap() >= 16 << 20);
+    });
+}
+
+#[test]
+fn hangup_sees_the_end_and_the_reset() {
+    ring(async {
+        for reset in [false, true] {
+            let (socket, mut peer) = pair();
+            let (mut receiver, _sender) = Stream::new(socket).split();
+            peer.write_all(b"unread bytes do not hide it").unwrap();
+            let before = ops::in_flight();
+            for _ in 0..1000 {
+                tokio::select! {
+                    biased;
+                    () = receiver.hangup() => panic!("the other side is there"),
+                    () = runtime::breathe() => {}
+                }
+            }
+            assert_eq!(
+                ops::in_flight(),
+                before + 1,
+                "one poll, however often it is awaited"
+            );
+            if reset {
+                peer.set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(peer);
+            receiver.hangup().await;
+            receiver.hangup().await;
+        }
+    });
+}
+
+#[test]
+fn hangup_outlives_the_cancels_of_a_deadline() {
+    ring(async {
+        let (socket, peer) = pair();
+        let (mut receiver, mut sender) = Stream::new(socket).split();
+        for _ in 0..20 {
+            tokio::select! {
+                biased;
+                () = receiver.hangup() => panic!("the other side is there"),
+                () = runtime::sleep(MILLI) => {}
+            }
+            let buffer = Buffer::take(SMALL);
+            let (result, _) = receiver
+                .recv(buffer, Some(Duration::from_micros(100)))
+                .await;
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        sender.send_all("still there", false).await.unwrap();
+        drop(peer);
+        receiver.hangup().await;
+    });
+}
+
+#[test]
+fn a_connection_moves_between_rings_with_its_bytes() {
+    const MOVES: usize = 20;
+    const LEN: usize = 2 << 20;
+    let (socket, mut peer) = pair();
+    let write = thread::spawn(move || peer.write_all(&sequence(0..LEN)).map(|()| peer));
+    let (mut there, mut here) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (send, receive) = std::sync::mpsc::channel::<(Socket, usize)>();
+        there.push(send);
+        here.push(receive);
+    }
+    let end = thread::scope(|scope| {
+        let (out, done) = std::sync::mpsc::channel();
+        for (shard, receive) in here.into_iter().enumerate() {
+            let next = there[1 - shard].clone();
+            let out = out.clone();
+            scope.spawn(move || {
+                while let Ok((socket, at)) = receive.recv_timeout(10 * SECOND) {
+                    let (socket, at) = ring(some_of_it(socket, at, LEN / MOVES));
+                    if at == LEN {
+                        out.send(socket).unwrap();
+                        break;
+                    } else if next.send((socket, at)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        there[0].send((socket, 0)).unwrap();
+        let end = done.recv_timeout(10 * SECOND).unwrap();
+        drop(there);
+        end
+    });
+    // It still is a connection, both ways.
+    let mut peer = write.join().unwrap().unwrap();
+    ring(async {
+        let (_receiver, mut sender) = Stream::new(end).split();
+        sender.send_all("thanks", false).await.unwrap();
+    });
+    let mut thanks = String::new();
+    peer.read_to_string(&mut thanks).unwrap();
+    assert_eq!(thanks, "thanks");
+}
+
+/// Reads `count` bytes or more, with polls and a timed-out read behind it.
+async fn some_of_it(socket: Socket, mut at: usize, count: usize) -> (Socket, usize) {
+    let (mut receiver, sender) = Stream::new(socket).split();
+    let until = at + count;
+    while at < until {
+        tokio::select! {
+            biased;
+            () = receiver.hangup() => panic!("the other side is there"),
+            () = runtime::breathe() => {}
+        }
+        receiver.readable().await;
+        let (result, buffer) = receiver.peek(Buffer::take(SMALL), 0, Some(SECOND)).await;
+        assert!(result.unwrap() > 0);
+        check(buffer.bytes(), at);
+        // Not beyond what this shard is to read.
+        let mut buffer = Buffer::take(until - at);
+        let spare = buffer.capacity() - (until - at).min(buffer.capacity());
+        buffer.append(&vec![0; spare]);
+        buffer.consume(spare);
+        let (result, buffer) = receiver.recv(buffer, Some(SECOND)).await;
+        check(buffer.bytes(), at);
+        at += result.unwrap();
+    }
+    (Stream::rejoin(receiver, sender).into_socket().await, at)
+}
+
+#[test]
+fn mapped_bytes_arrive_and_a_truncated_file_is_an_error() {
+    const LEN: usize = 4 << 20;
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&sequence(0..LEN)).unwrap();
+    let map = Mapping::map(&file, LEN).unwrap();
+    let (socket, mut peer) = pair();
+    ring(async {
+        let (mut receiver, mut sender) = Stream::new(socket).split();
+        let got = runtime::blocking(move || {
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).map(|_| got)
+        });
+        sender.send_all("head", true).await.unwrap();
+        let sent = sender.send_mapped(Arc::clone(&map), 1000..LEN, false).await;
+        assert_eq!(sent.unwrap(), LEN - 1000);
+        file.set_len(16 * PAGE as u64).unwrap();
+        let mut cut = 0;
+        let fault = loop {
+            let sent = sender.send_mapped(Arc::clone(&map), cut..LEN, false).await;
+            match sent {
+                Ok(sent) => cut += sent,
+                Err(error) => break error,
+            }
+            assert!(0 < cut && cut <= 16 * PAGE, "{cut} bytes of what is gone");
+        };
+        assert!(is_fault(&fault), "{fault}");
+        let sent = sender.send_mapped(map, 0..LEN + 1, false).await;
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        // The connection is as good as before.
+        sender.send_all("tail", false).await.unwrap();
+        sender.finish().unwrap();
+        let got = got.await.unwrap().unwrap();
+        let (head, rest) = got.split_at(4);
+        let (body, rest) = rest.split_at(LEN - 1000);
+        assert_eq!(head, b"head");
+        check(body, 1000);
+        check(&rest[..cut], 0);
+        assert_eq!(&rest[cut..], b"tail");
+        let (result, _) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
+        assert_eq!(result.unwrap(), 0, "the peer has closed");
+    });
+}
+
+#[test]
+fn receives_append_and_a_full_buffer_is_no_end() {
+    ring(async {
+        let (socket, mut peer) = pair();
+        let (mut receiver, _sender) = Stream::new(socket).split();
+        let mut buffer = Buffer::take(SMALL);
+        buffer.append(b"hand");
+        peer.write_all(b"shake").unwrap();
+        let (result, mut buffer) = receiver.recv(buffer, None).await;
+        assert_eq!((result.unwrap(), buffer.bytes()), (5, &b"handshake"[..]));
+        // Compacted when its end is reached,
+        buffer.append(&vec![b'x'; SMALL]);
+        buffer.consume(SMALL - 2);
+        peer.write_all(b"yz").unwrap();
+        let (result, mut buffer) = receiver.recv(buffer, None).await;
+        assert_eq!((result.unwrap(), buffer.bytes()), (2, &b"xxyz"[..]));
+        // and an error when it is full.
+        buffer.append(&vec![b'x'; SMALL]);
+        let (result, _) = receiver.recv(buffer, None).await;
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn peek_waits_for_more_and_takes_nothing() {
+    ring(async {
+        let (socket, mut peer) = pair();
+        let (mut receiver, mut sender) = Stream::new(socket).split();
+        let first = receiver
+            .peek(Buffer::take(SMALL), 0, Some(20 * MILLI))
+            .await;
+        assert_eq!(first.0.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        peer.write_all(b"GET / HT").unwrap();
+        let (result, buffer) = receiver.peek(first.1, 0, None).await;
+        assert_eq!((result.unwrap(), buffer.bytes()), (8, &b"GET / HT"[..]));
+        let (result, buffer) = receiver.peek(buffer, 8, Some(20 * MILLI)).await;
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // A receive after it waits for no more than one byte.
+        let (result, _) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
+        assert_eq!(result.unwrap(), 8);
+        let write = runtime::blocking(move || {
+            thread::park_timeout(20 * MILLI);
+            peer.write_all(b"TP/1.1").unwrap();
+            thread::park_timeout(20 * MILLI);
+            peer.write_all(b"\r\n").unwrap();
+            peer
+        });
+        let (result, buffer) = receiver.peek(buffer, 7, Some(SECOND)).await;
+        assert_eq!((result.unwrap(), buffer.bytes()), (8, &b"TP/1.1\r\n"[..]));
+        let peer = write.await.unwrap();
+        sender.send_all("bye", false).await.unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        let (result, _) = receiver.peek(buffer, 8, Some(SECOND)).await;
+        assert_eq!(
+            result.unwrap(),
+            8,
+            "the end has come: there will be no more"
+        );
+    });
+}
+
+#[test]
+fn close_from_elsewhere_ends_what_waits() {
+    ring(async {
+        let (socket, mut peer) = pair();
+        let stream = Stream::new(socket);
+        let closer = stream.closer();
+        let (mut receiver, mut sender) = stream.split();
+        let waiting = runtime::spawn(async move {
+            let (received, _) = receiver.recv(Buffer::take(LARGE), None).await;
+            (received, receiver)
+        });
+        let sending =
+            runtime::spawn(async move { sender.send_all(sequence(0..64 << 20), false).await });
+        runtime::sleep(20 * MILLI).await;
+        closer.close();
+        let (received, mut receiver) = waiting.await.unwrap();
+        assert_eq!(received.unwrap(), 0);
+        assert!(sending.await.unwrap().is_err());
+        receiver.hangup().await;
+        drop(receiver);
+        closer.close();
+        let end = runtime::blocking(move || peer.read_to_end(&mut Vec::new()));
+        assert!(end.await.unwrap().is_ok());
+    });
+}
+
+#[test]
+fn connects_end_in_time() {
+    ring(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stream = Stream::connect(addr, SECOND).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addr);
+        drop(listener);
+        let refused = Stream::connect(addr, SECOND).await.err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+        // A full backlog leaves the next connect unanswered.
+        let full = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        full.listen(0).unwrap();
+        let addr = full.local_addr().unwrap().as_socket().unwrap();
+        let _first = Stream::connect(addr, SECOND).await.unwrap();
+        let start = runtime::now();
+        let late = Stream::connect(addr, 50 * MILLI).await.err().unwrap();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(runtime::now().since(start) < SECOND / 2);
+        let connect = Stream::connect(addr, 10 * SECOND);
+        assert!(tokio::time::timeout(MILLI, connect).await.is_err());
+        while ops::in_flight() > 0 {
+            runtime::sleep(MILLI).await;
+        }
+    });
+}
