@@ -1,7 +1,7 @@
 //! Extended messages: the BEP 10 handshake, and metadata by BEP 9.
 
 use crate::peer::PeerMisbehaved;
-use crate::torrent::bencode::{self, Dict};
+use crate::torrent::bencode;
 use crate::units::BLOCK_LEN;
 
 /// Id of the extended handshake itself.
@@ -95,9 +95,7 @@ pub fn handshake(metadata_len: Option<u32>, listen_port: u16, upload_only: bool)
         out += &format!("1:pi{listen_port}e");
     }
     out += &format!("4:reqqi{REQQ}e");
-    if upload_only {
-        out += "11:upload_onlyi1e";
-    }
+    out += &format!("11:upload_onlyi{}e", u8::from(upload_only));
     out += &format!("1:v{}:{CLIENT}e", CLIENT.len());
     out.into_bytes()
 }
@@ -126,16 +124,17 @@ impl Metadata {
         const BAD: PeerMisbehaved = PeerMisbehaved::drop("ut-metadata");
         let (value, at) = bencode::parse_prefix(payload).map_err(|_| BAD)?;
         let dict = value.dict().ok_or(BAD)?;
-        let number = |dict: Dict<'_>, key: &[u8]| {
+        let number = |key| {
             let value = dict.int(key).ok_or(BAD)?;
             u32::try_from(value).map_err(|_| BAD)
         };
-        let piece = number(dict, b"piece")?;
+        let piece = number(b"piece".as_slice())?;
         match dict.int(b"msg_type").ok_or(BAD)? {
             0 => Ok(Self::Request { piece }),
             1 => {
-                let total = number(dict, b"total_size")?;
-                if total > METADATA_MAX || metadata_piece_len(piece, total) != payload.len() - at {
+                let total = number(b"total_size".as_slice())?;
+                let len = metadata_piece_len(piece, total);
+                if total > METADATA_MAX || len == 0 || len != payload.len() - at {
                     return Err(BAD);
                 }
                 Ok(Self::Data { piece, total, at })
@@ -164,4 +163,107 @@ pub fn metadata_piece_len(piece: u32, total: u32) -> usize {
     let start = u64::from(piece) * u64::from(BLOCK_LEN);
     let left = u64::from(total).saturating_sub(start);
     usize::try_from(left.min(u64::from(BLOCK_LEN))).expect("at most 16 KiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_handshake_reads_back() {
+        let payload = handshake(Some(31_235), 10_234, true);
+        let value = bencode::parse(&payload).expect("bencode");
+        let keys: Vec<_> = value
+            .dict()
+            .expect("a dict")
+            .iter()
+            .map(|(key, _)| key)
+            .collect();
+        assert!(keys.is_sorted());
+        assert_eq!(
+            Offer::parse(&payload),
+            Ok(Offer {
+                ut_metadata: Some(UT_METADATA),
+                metadata_len: Some(31_235),
+                client: Some(CLIENT.to_owned()),
+                reqq: Some(REQQ),
+                upload_only: Some(true),
+                listen_port: Some(10_234),
+            })
+        );
+        let plain = Offer::parse(&handshake(None, 0, false)).expect("an offer");
+        assert_eq!((plain.metadata_len, plain.listen_port), (None, None));
+    }
+
+    #[test]
+    fn a_second_handshake_changes_what_it_names() {
+        let mut offer = Offer::parse(&handshake(Some(9), 0, true)).expect("an offer");
+        offer.update(Offer::parse(b"d1:md11:ut_metadatai0eee").expect("an offer"));
+        assert_eq!(offer.ut_metadata, Some(0));
+        assert_eq!(
+            (offer.metadata_len, offer.upload_only),
+            (Some(9), Some(true))
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_not_taken() {
+        let odd = b"d1:md11:ut_metadatai256ee13:metadata_sizei31457281e1:pi65536e4:reqqi-3ee";
+        let offer = Offer::parse(odd).expect("an offer");
+        assert_eq!(offer.ut_metadata, Some(0));
+        assert_eq!((offer.metadata_len, offer.listen_port), (None, None));
+        assert_eq!(offer.reqq, Some(1));
+        assert!(Offer::parse(b"le").is_err() && Offer::parse(b"d").is_err());
+    }
+
+    #[test]
+    fn a_client_name_is_short_and_printable() {
+        let mut payload = b"d1:v200:\xff\x1b[31m".to_vec();
+        payload.resize(payload.len() + 194, b'x');
+        payload.push(b'e');
+        let client = Offer::parse(&payload).expect("an offer").client;
+        let client = client.expect("a name");
+        assert!(client.starts_with("\u{fffd}[31mxx"), "{client:?}");
+        assert_eq!(client.chars().count(), CLIENT_MAX);
+    }
+
+    #[test]
+    fn metadata_messages_read_back() {
+        for message in [
+            Metadata::Request { piece: 7 },
+            Metadata::Reject { piece: 7 },
+        ] {
+            assert_eq!(Metadata::parse(&message.encode()), Ok(message));
+        }
+        let total = 16_384 + 5;
+        let mut payload = Metadata::Data {
+            piece: 1,
+            total,
+            at: 0,
+        }
+        .encode();
+        let at = payload.len();
+        payload.extend(b"d4:ei");
+        assert_eq!(
+            Metadata::parse(&payload),
+            Ok(Metadata::Data {
+                piece: 1,
+                total,
+                at
+            })
+        );
+        payload.push(b'!');
+        assert!(Metadata::parse(&payload).is_err());
+        let beyond = Metadata::Data {
+            piece: 2,
+            total,
+            at: 0,
+        }
+        .encode();
+        assert!(Metadata::parse(&beyond).is_err());
+        assert_eq!(
+            Metadata::parse(b"d8:msg_typei9e5:piecei0ee"),
+            Ok(Metadata::Unknown)
+        );
+    }
 }

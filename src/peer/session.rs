@@ -38,6 +38,8 @@ const METADATA_BACKLOG_MAX: usize = BACKLOG_MAX / 2;
 const ALLOWED_FAST_MAX: usize = 64;
 /// Metadata requests of ours without an answer.
 const METADATA_ASKED_MAX: usize = 256;
+/// One connection is given the metadata so many times; it is no way around the choke.
+const METADATA_COPIES_MAX: u64 = 3;
 
 const _: () = assert!(IDLE_WAIT.as_secs() > KEEP_ALIVE.as_secs());
 const _: () = assert!(BACKLOG_MAX > message::PIECES_MAX as usize / 8 + METADATA_BACKLOG_MAX);
@@ -130,6 +132,8 @@ pub struct Session {
     uploads: Uploads,
     allowed_fast: Vec<PieceIndex>,
     metadata_asked: Vec<u32>,
+    /// Bytes of metadata that the peer was given.
+    metadata_sent: u64,
     choking_us: bool,
     interested_in_us: bool,
     choked: bool,
@@ -186,6 +190,7 @@ impl Session {
             uploads: Uploads::default(),
             allowed_fast: Vec::new(),
             metadata_asked: Vec::new(),
+            metadata_sent: 0,
             choking_us: true,
             interested_in_us: false,
             choked: true,
@@ -349,10 +354,21 @@ impl Session {
         self.setup.metadata_len = Some(metadata_len);
         self.metadata_asked.clear();
         self.holdings.know(count)?;
+        self.repeat_offer();
+        Ok(())
+    }
+
+    /// BEP 21: we want nothing more, or something again.
+    pub fn set_upload_only(&mut self, upload_only: bool) {
+        if std::mem::replace(&mut self.setup.upload_only, upload_only) != upload_only {
+            self.repeat_offer();
+        }
+    }
+
+    fn repeat_offer(&mut self) {
         if self.started && self.remote.as_ref().is_some_and(|remote| remote.extended) {
             self.write_offer();
         }
-        Ok(())
     }
 
     pub fn have(&mut self, piece: PieceIndex) {
@@ -429,11 +445,14 @@ impl Session {
 
     /// `total` is the length of the info dictionary, `data` the bytes of this piece of it.
     pub fn send_metadata(&mut self, piece: u32, total: u32, data: &[u8]) {
-        if self.control.len() > METADATA_BACKLOG_MAX {
+        let enough = self.metadata_sent >= METADATA_COPIES_MAX * u64::from(total);
+        if enough || self.control.len() > METADATA_BACKLOG_MAX {
             return self.reject_metadata(piece);
         }
         let at = 0;
-        self.write_metadata(Metadata::Data { piece, total, at }, data);
+        if self.write_metadata(Metadata::Data { piece, total, at }, data) {
+            self.metadata_sent += u64::try_from(data.len()).expect("usize fits");
+        }
     }
 
     pub fn reject_metadata(&mut self, piece: u32) {

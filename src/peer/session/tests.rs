@@ -380,6 +380,34 @@ fn metadata_goes_from_one_session_to_the_other() {
 }
 
 #[test]
+fn metadata_is_no_way_around_the_choke() {
+    let mut session = raw(Some(PIECES), true);
+    let offer = extension::handshake(None, 0, false);
+    let hello = Message::Extended {
+        id: 0,
+        payload: &offer,
+    };
+    say(&mut session, &[hello]).unwrap();
+    let part = vec![b'i'; 16_384];
+    for _ in 0..10 {
+        session.send_metadata(0, 16_384, &part);
+    }
+    let sent = wire(&mut session).len();
+    assert!((3 * 16_384..4 * 16_384).contains(&sent), "{sent}");
+}
+
+#[test]
+fn who_wants_nothing_more_says_so() {
+    let (mut a, mut b) = pair(&none(), &none());
+    assert!(!b.upload_only());
+    a.set_upload_only(true);
+    a.set_upload_only(true);
+    let events = give(&mut b, Time::ZERO, &wire(&mut a)).unwrap();
+    assert_eq!(events, [Event::ListenPort(10_234), Event::Extended]);
+    assert!(b.upload_only());
+}
+
+#[test]
 fn metadata_of_a_wrong_length_or_unasked_is_not_taken() {
     let mut session = raw(None, true);
     let offer = extension::handshake(Some(20_000), 0, false);
@@ -830,5 +858,173 @@ proptest! {
         let whole = receive(&stream, &[stream.len()], pieces);
         let cut = receive(&stream, &parts, pieces);
         prop_assert_eq!(whole, cut);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Interested(bool),
+    Choke(bool),
+    Request(u32),
+    Cancel(u32),
+    Have(u32),
+    /// Answers the oldest request.
+    Answer(bool),
+    /// So many bytes reach the other side.
+    Deliver(usize),
+}
+
+fn act() -> impl Strategy<Value = (bool, Act)> {
+    let act = prop_oneof![
+        any::<bool>().prop_map(Act::Interested),
+        prop_oneof![Just(false), Just(false), Just(true)].prop_map(Act::Choke),
+        (0..6u32).prop_map(Act::Request),
+        (0..6u32).prop_map(Act::Request),
+        (0..6u32).prop_map(Act::Cancel),
+        (0..PIECES).prop_map(Act::Have),
+        any::<bool>().prop_map(Act::Answer),
+        prop_oneof![1..40usize, 1..60_000usize].prop_map(Act::Deliver),
+        prop_oneof![1..40usize, 1..60_000usize].prop_map(Act::Deliver),
+    ];
+    (any::<bool>(), act)
+}
+
+/// One end: a session, what it has put on the wire, and what it was asked for.
+struct End {
+    session: Session,
+    sent: Vec<u8>,
+    read: Vec<u8>,
+    asked: VecDeque<BlockSpan>,
+    told: FixedBitSet,
+}
+
+impl End {
+    fn new(session: Session) -> Self {
+        Self {
+            session,
+            sent: Vec::new(),
+            read: Vec::new(),
+            asked: VecDeque::new(),
+            told: none(),
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Interested(interested) => self.session.interested(interested),
+            Act::Choke(choke) => {
+                if choke {
+                    self.asked.clear();
+                }
+                self.session.choke(choke);
+            }
+            Act::Request(at) => self.session.request(span(at, 0)),
+            Act::Cancel(at) => self.session.cancel(span(at, 0)),
+            Act::Have(piece) => {
+                self.told.insert(piece as usize);
+                self.session.have(PieceIndex(piece));
+            }
+            Act::Answer(serve) => match self.asked.pop_front() {
+                Some(span) if serve => self.session.upload(span),
+                Some(span) => self.session.reject(span),
+                None => {}
+            },
+            Act::Deliver(_) => {}
+        }
+        self.sent.extend(wire(&mut self.session));
+    }
+
+    /// Takes up to `len` bytes from the other end.
+    fn take(&mut self, from: &mut Vec<u8>, len: usize) -> Result<(), PeerMisbehaved> {
+        self.read.extend(from.drain(..len.min(from.len())));
+        loop {
+            let used = self.session.handle_bytes(Time::from_secs(1), &self.read)?;
+            while let Some(event) = self.session.poll_event() {
+                match event {
+                    Event::Request(span) => self.asked.push_back(span),
+                    Event::Cancelled(span) => {
+                        let at = self.asked.iter().position(|asked| *asked == span);
+                        at.map(|at| self.asked.remove(at));
+                    }
+                    Event::Block { span, at } => {
+                        assert_eq!(self.read[at], vec![b'x'; span.len as usize]);
+                    }
+                    _ => {}
+                }
+            }
+            self.read.drain(..used);
+            if used == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn two_honest_sessions_never_end_each_other_and_come_to_agree(
+        acts in proptest::collection::vec(act(), 1..120),
+        fast: bool,
+    ) {
+        let (mut a, mut b) = pair(&none(), &none());
+        for session in [&mut a, &mut b] {
+            session.remote.as_mut().expect("shaken").fast = fast;
+        }
+        let mut ends = [End::new(a), End::new(b)];
+        for (second, act) in acts {
+            let [a, b] = &mut ends;
+            let (one, other) = if second { (b, a) } else { (a, b) };
+            match act {
+                Act::Deliver(len) => prop_assert_eq!(one.take(&mut other.sent, len), Ok(())),
+                act => one.act(act),
+            }
+            one.sent.extend(wire(&mut one.session));
+        }
+        let [a, b] = &mut ends;
+        for _ in 0..3 {
+            for end in [&mut *a, &mut *b] {
+                while !end.asked.is_empty() {
+                    end.act(Act::Answer(true));
+                }
+                end.sent.extend(wire(&mut end.session));
+            }
+            prop_assert_eq!(a.take(&mut b.sent, usize::MAX), Ok(()));
+            prop_assert_eq!(b.take(&mut a.sent, usize::MAX), Ok(()));
+        }
+        for (one, other) in [(&*a, &*b), (&*b, &*a)] {
+            prop_assert_eq!(one.session.choking_us(), other.session.choked());
+            prop_assert_eq!(one.session.interested_in_us(), other.session.is_interesting());
+            prop_assert_eq!(one.session.pieces(), &other.told);
+            prop_assert_eq!(one.session.queued_uploads(), 0);
+            // Without the fast extension a refusal is silent.
+            if fast {
+                prop_assert_eq!(one.session.outstanding(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn any_first_bytes_are_survived(
+        bytes: Vec<u8>,
+        honest in 0..=handshake::LEN,
+        outgoing: bool,
+        part in 1..50usize,
+    ) {
+        let mut session = if outgoing {
+            Session::outgoing(Time::ZERO, setup(1, None))
+        } else {
+            Session::incoming(Time::ZERO, setup(1, None))
+        };
+        let hello = Handshake::ours(InfoHash([7; 20]), PeerId([2; 20])).encode();
+        let stream = [&hello[..honest], &bytes].concat();
+        let (mut at, mut end) = (0, 0);
+        while end < stream.len() {
+            end = (end + part).min(stream.len());
+            while let Ok(used) = session.handle_bytes(Time::ZERO, &stream[at..end]) && used > 0 {
+                while session.poll_event().is_some() {}
+                at += used;
+            }
+        }
+        prop_assert_eq!(session.ready(), session.remote_id().is_some());
     }
 }
