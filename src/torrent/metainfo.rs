@@ -25,6 +25,10 @@ pub const PIECE_LEN_MAX: u32 = 64 * 1024 * 1024;
 pub const PIECES_MAX: usize = 2_097_152;
 pub const LENGTH_MAX: u64 = (1 << 48) - 1;
 pub const FILES_MAX: usize = 100_000;
+/// Names in one path, and in all paths of a torrent: a name of no letters costs us more than it
+/// costs the sender.
+const PATH_DEPTH_MAX: usize = 100;
+const PATH_PARTS_MAX: usize = 1_000_000;
 /// Trackers of all tiers together, and web seeds.
 pub const URLS_MAX: usize = 64;
 pub const URL_LEN_MAX: usize = 2048;
@@ -344,12 +348,15 @@ impl<'a> InfoKeys<'a> {
 }
 
 fn files_of(list: bencode::List<'_>) -> Result<Vec<FileEntry>, BadTorrent> {
-    let mut files = Vec::new();
+    let mut files: Vec<FileEntry> = Vec::new();
+    let mut parts = 0;
     for entry in list.iter() {
-        if files.len() == FILES_MAX {
+        if files.len() == FILES_MAX || parts > PATH_PARTS_MAX {
             return Err(bad("too-many-files"));
         }
-        files.push(file_of(entry.dict().ok_or(bad("file-entry"))?)?);
+        let file = file_of(entry.dict().ok_or(bad("file-entry"))?)?;
+        parts += file.path.len();
+        files.push(file);
     }
     Ok(files)
 }
@@ -368,9 +375,10 @@ fn file_of(entry: Dict<'_>) -> Result<FileEntry, BadTorrent> {
     let path = path_utf8.or(path).ok_or(bad("file-path"))?;
     let path: Vec<String> = path
         .iter()
+        .take(PATH_DEPTH_MAX + 1)
         .map(|part| Some(String::from_utf8_lossy(part.bytes()?).into_owned()))
         .collect::<Option<_>>()
-        .filter(|path: &Vec<_>| !path.is_empty())
+        .filter(|path: &Vec<_>| (1..=PATH_DEPTH_MAX).contains(&path.len()))
         .ok_or(bad("file-path"))?;
     // BEP 47: a symlink takes no room, whatever its length says.
     let length = if attr.contains(&b'l') {

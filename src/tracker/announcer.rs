@@ -26,6 +26,8 @@ use crate::units::Time;
 
 /// Trackers of one torrent, all tiers together.
 pub const TRACKERS_MAX: usize = 64;
+/// Announces of one torrent on their way; the driver bounds all torrents' together (R24).
+const FLIGHTS_MAX: usize = 16;
 /// `stopped` is told in passing; nobody waits longer for its answer.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request for more peers waits this long after the last answer, or the tracker's min interval.
@@ -275,7 +277,11 @@ impl Announcer {
     }
 
     pub fn next_timeout(&self) -> Time {
-        let tiers = self.tiers.iter();
+        let full = self.flight_count() >= FLIGHTS_MAX;
+        let tiers = self
+            .tiers
+            .iter()
+            .filter(|tier| !full || tier.flight.is_some());
         tiers
             .map(|tier| {
                 tier.flight
@@ -311,11 +317,19 @@ impl Announcer {
         out
     }
 
+    fn flight_count(&self) -> usize {
+        let tiers = self.tiers.iter();
+        tiers.filter(|tier| tier.flight.is_some()).count()
+    }
+
     /// Sends what is due.
     fn pump(&mut self, now: Time) {
         for index in 0..self.tiers.len() {
             // A tracker whose URL is refused takes no flight: the next one's turn at once.
             while self.tiers[index].flight.is_none() && self.tiers[index].next <= now {
+                if self.flight_count() >= FLIGHTS_MAX {
+                    return;
+                }
                 let tier = &mut self.tiers[index];
                 let Some(at) = tier.due(now) else {
                     tier.next = tier.wake(now);

@@ -314,6 +314,26 @@ fn trackers_are_added_once_and_bounded() {
     assert_eq!(announces(&mut it).len(), 2);
 }
 
+#[test]
+fn many_tiers_take_turns() {
+    let urls: Vec<String> = (0..40).map(|at| format!("http://t{at}/")).collect();
+    let tiers = urls.iter().map(|url| vec![url.clone()]).collect();
+    let mut it = Announcer::new(Time::ZERO, tiers, InfoHash([7; 20]), PeerId([1; 20]), 1, 1);
+    it.handle_timeout(Time::ZERO);
+    let mut flying = announces(&mut it);
+    let mut asked = flying.len();
+    assert_eq!(asked, FLIGHTS_MAX);
+    // Those that wait their turn are no reason to wake.
+    assert_eq!(it.next_timeout(), at(35));
+    while let Some((id, _)) = flying.pop() {
+        it.handle_reply(at(1), id, failed());
+        let more = announces(&mut it);
+        asked += more.len();
+        flying.extend(more);
+    }
+    assert_eq!(asked, 40);
+}
+
 proptest! {
     /// Whatever trackers do: one announce at a time a tier, none without cause in less than a
     /// minute after an answer, and always another to come.
