@@ -74,8 +74,16 @@ pub fn parse(bytes: &[u8]) -> Result<Value<'_>, BadBencode> {
 /// The value that `bytes` begin with, and its length: a `ut_metadata` message has a payload behind
 /// its dictionary (BEP 9).
 pub fn parse_prefix(bytes: &[u8]) -> Result<(Value<'_>, usize), BadBencode> {
-    check(bytes, TOKENS_MAX)?;
-    value_at(bytes, 0)?.ok_or(BadBencode::Malformed)
+    let end = check(bytes, TOKENS_MAX)?;
+    let raw = &bytes[..end];
+    let value = match token(raw, 0)?.0 {
+        Token::Int(value) => Value::Int(value),
+        Token::Bytes(value) => Value::Bytes(value),
+        Token::List => Value::List(List { raw }),
+        Token::Dict => Value::Dict(Dict { raw }),
+        Token::End => return Err(BadBencode::Malformed),
+    };
+    Ok((value, end))
 }
 
 impl<'a> Value<'a> {
@@ -166,6 +174,9 @@ impl<'a> Dict<'a> {
     }
 }
 
+/// Digits that never overflow a `u64`; no `i64` has more.
+const DIGITS_MAX: usize = 19;
+
 /// One step of the text.
 enum Token<'a> {
     Int(i64),
@@ -188,8 +199,8 @@ struct Level {
 // bendy's decoder refuses unsorted keys with no way to allow them, which torrents and trackers in
 // the field do send, and allocates 144 KiB each time. So untrusted bytes are walked here, to the
 // rules of R30, and bendy encodes.
-/// Whether the first value obeys R30.
-fn check(bytes: &[u8], tokens_max: usize) -> Result<(), BadBencode> {
+/// The end of the first value, if it obeys R30.
+fn check(bytes: &[u8], tokens_max: usize) -> Result<usize, BadBencode> {
     let mut levels: Vec<Level> = Vec::with_capacity(DEPTH_MAX);
     let mut keys: Vec<&[u8]> = Vec::new();
     let mut at = 0;
@@ -232,7 +243,7 @@ fn check(bytes: &[u8], tokens_max: usize) -> Result<(), BadBencode> {
         }
         match levels.last_mut() {
             Some(level) => level.key_open = false,
-            None => return Ok(()),
+            None => return Ok(at),
         }
     }
     Err(BadBencode::Tokens)
@@ -278,24 +289,25 @@ fn int(bytes: &[u8], at: usize) -> Result<(i64, usize), BadBencode> {
     .and_then(|(value, end)| Ok((value.ok_or(BadBencode::Malformed)?, end)))
 }
 
-/// Decimal digits up to `stop`, which is passed over.
+/// Decimal digits up to `stop`, which is passed over. The hot loop of every walk.
 fn digits(bytes: &[u8], start: usize, stop: u8) -> Result<(u64, usize), BadBencode> {
+    let rest = bytes.get(start..).ok_or(BadBencode::Truncated)?;
     let mut value = 0u64;
-    let mut at = start;
-    loop {
-        let byte = *bytes.get(at).ok_or(BadBencode::Truncated)?;
-        if byte == stop && at > start {
-            return Ok((value, at + 1));
+    for (len, byte) in rest.iter().enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            let good = *byte == stop && len > 0;
+            return good
+                .then_some((value, start + len + 1))
+                .ok_or(BadBencode::Malformed);
         }
-        let leading_zero = at > start && value == 0;
-        if !byte.is_ascii_digit() || leading_zero {
+        // A value of 0 that goes on has a leading zero.
+        if len > 0 && value == 0 || len >= DIGITS_MAX {
             return Err(BadBencode::Malformed);
         }
-        let more = value.checked_mul(10);
-        let more = more.and_then(|value| value.checked_add(u64::from(byte - b'0')));
-        value = more.ok_or(BadBencode::Malformed)?;
-        at += 1;
+        value = value * 10 + u64::from(digit);
     }
+    Err(BadBencode::Truncated)
 }
 
 /// The next value of a checked list or dictionary; `None` at its end.
@@ -533,7 +545,7 @@ mod tests {
         assert_eq!(refused(&nested(DEPTH_MAX + 1)), BadBencode::Depth);
         assert_eq!(refused(&vec![b'l'; 5_000_000]), BadBencode::Depth);
         let flat = |count: usize| [b"l".to_vec(), b"0:".repeat(count), b"e".to_vec()].concat();
-        assert_eq!(check(&flat(8), 10), Ok(()));
+        assert_eq!(check(&flat(8), 10), Ok(18));
         assert_eq!(check(&flat(9), 10), Err(BadBencode::Tokens));
         assert_eq!(refused(&flat(TOKENS_MAX)), BadBencode::Tokens);
     }
