@@ -13,4 +13,12 @@
 
 mod bed;
 
+mod commands; // the other addresses (magnet, proxy) and commands (get, seed, status, demo)
+mod crash; // kill -9, a full disk, a small store, starts that cannot be
+mod modes; // byte-exact whoever has the film, lies, or goes away
+mod origins; // https, and origins with faults
 mod parts; // each real program of the bed proves itself against another, without BitTube
+mod players; // Chromium, ffmpeg, curl; paused and idle ones
+mod ranges; // HTTP held against nginx, generated headers
+mod safety; // who may ask, what may be asked for, what a web page can reach
+mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once

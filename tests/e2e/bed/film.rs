@@ -27,9 +27,9 @@ pub struct Film {
 impl Film {
     /// Bytes from a seeded generator: no two blocks alike.
     pub fn random(bed: &Bed, name: &str, len: usize, piece_len: u32) -> Self {
-        let seed = name
-            .bytes()
-            .fold(len as u64, |seed, byte| seed * 31 + u64::from(byte));
+        let seed = name.bytes().fold(len as u64, |seed, byte| {
+            seed.wrapping_mul(31).wrapping_add(u64::from(byte))
+        });
         Self::new(bed, name, Random::new(seed).bytes(len), piece_len)
     }
 

@@ -11,6 +11,7 @@ pub mod opentracker;
 pub mod origin;
 pub mod page;
 pub mod process;
+pub mod scene;
 #[path = "../../../benches/serve/seeder.rs"]
 pub mod seeder;
 pub mod stub;

@@ -78,6 +78,10 @@ impl Nginx {
         self.http
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
     }

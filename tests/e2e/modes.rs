@@ -1,0 +1,264 @@
+//! Every byte of a film through the stub, whoever has it, lies, or goes away in the middle.
+
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::bed::aria2::Aria2;
+use crate::bed::film::Film;
+use crate::bed::http::Client;
+use crate::bed::libtorrent;
+use crate::bed::net::loopback_host;
+use crate::bed::scene::{LIMIT, Scene};
+use crate::bed::seeder::{Conduct, Seeder};
+use crate::bed::stub::{Options, Stub, target};
+use crate::bed::transmission::Transmission;
+use crate::bed::{Bed, wait_until};
+
+const FILM_LEN: usize = 16 * 1024 * 1024 + 4321;
+const PIECE_LEN: u32 = 256 * 1024;
+
+#[test]
+fn peers_only() {
+    let scene = Scene::without_origin(FILM_LEN, PIECE_LEN);
+    let _seeder = scene.libtorrent(&libtorrent::Conduct::default());
+    let stub = Stub::start(&scene.bed);
+    scene
+        .film
+        .assert_same(&stub.get_all(&scene.torrent_target()));
+    assert_eq!(stub.bytes("from_origin"), 0);
+    assert!(stub.bytes("from_peers") >= FILM_LEN as u64);
+}
+
+#[test]
+fn origin_only() {
+    let scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let stub = Stub::start(&scene.bed);
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    assert_eq!(stub.bytes("from_peers"), 0);
+    let bought = stub.bytes("from_origin");
+    assert!(bought >= FILM_LEN as u64);
+    assert!(
+        bought <= scene.nginx.bytes_sent(&scene.film.name),
+        "more than nginx sent"
+    );
+    // A second player costs the origin nothing.
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    assert_eq!(stub.bytes("from_origin"), bought);
+}
+
+#[test]
+fn origin_only_without_any_torrent() {
+    let bed = Bed::new();
+    let film = Film::random(&bed, "film.bin", FILM_LEN, PIECE_LEN);
+    let nginx = crate::bed::nginx::Nginx::start(&bed);
+    std::fs::copy(film.path(), nginx.root().join("film.bin")).unwrap();
+    let stub = Stub::start(&bed);
+    let target = target(&[], &nginx.url("film.bin"));
+    film.assert_same(&stub.get_all(&target));
+    let part = stub
+        .get(&target, &["Range: bytes=1000000-1999999"])
+        .unwrap();
+    assert_eq!(part.status, 206);
+    film.assert_part(1_000_000, &part.body);
+    let causes = stub.stats()["origin_bytes_by_cause"].clone();
+    assert!(
+        causes["passthrough"].as_u64() >= Some(FILM_LEN as u64),
+        "{causes}"
+    );
+}
+
+#[test]
+fn peers_and_origin() {
+    let scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let slow = libtorrent::Conduct {
+        up_limit: 6_000_000,
+        ..Default::default()
+    };
+    let _seeder = scene.libtorrent(&slow);
+    let stub = Stub::start(&scene.bed);
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    assert!(stub.bytes("from_peers") > 0);
+    assert!(stub.bytes("from_origin") > 0);
+}
+
+#[test]
+fn peers_that_die_half_way() {
+    let scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let mortal = libtorrent::Conduct {
+        up_limit: 8_000_000,
+        die_after: FILM_LEN as u64 / 2,
+        ..Default::default()
+    };
+    let mut seeder = scene.libtorrent(&mortal);
+    // The peer gets the chance to be in the middle of it when it dies.
+    let options = Options::new(&scene.bed).with(&["--origin-policy", "last-resort"]);
+    let stub = Stub::start_with(&scene.bed, options);
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    assert!(
+        seeder.has_died(),
+        "the peer was to die: {}",
+        seeder.status()
+    );
+}
+
+#[test]
+fn an_origin_that_dies_half_way() {
+    let mut scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let slow = libtorrent::Conduct {
+        up_limit: 4_000_000,
+        ..Default::default()
+    };
+    let _seeder = scene.libtorrent(&slow);
+    let options = Options::new(&scene.bed).with(&["--origin-policy", "eager"]);
+    let stub = Stub::start_with(&scene.bed, options);
+    let mut client = stub.client();
+    client.send("GET", &scene.target(), &[]).unwrap();
+    assert_eq!(client.head().unwrap().status, 200);
+    let mut body = read(&mut client, FILM_LEN / 4);
+    scene.nginx.kill();
+    body.extend(read(&mut client, FILM_LEN - body.len()));
+    scene.film.assert_same(&body);
+    assert!(stub.bytes("from_origin") > 0);
+    assert!(stub.bytes("from_peers") > 0);
+}
+
+/// One block in 50 is wrong. Peers are told apart by address, as they are in the world.
+#[test]
+fn a_peer_that_lies() {
+    let scene = Scene::without_origin(FILM_LEN, PIECE_LEN);
+    let peer = |host, conduct: Conduct| {
+        let listen = (loopback_host(host), 0).into();
+        let seeder = Seeder::start(listen, scene.film.goods(), conduct).unwrap();
+        scene.tracker.announce(&scene.film, seeder.addr());
+        seeder
+    };
+    let slow = || Conduct {
+        rate: Some(4_000_000),
+        ..Default::default()
+    };
+    let honest = [peer(2, slow()), peer(3, slow())];
+    let liar = peer(
+        4,
+        Conduct {
+            lie_every: Some(50),
+            ..Default::default()
+        },
+    );
+    let stub = Stub::start(&scene.bed);
+    scene
+        .film
+        .assert_same(&stub.get_all(&scene.torrent_target()));
+    assert!(
+        liar.tally().lies.load(Ordering::Relaxed) > 0,
+        "the liar was never asked"
+    );
+    wait_until("the liar to be shut out", LIMIT, || {
+        liar.tally().open.load(Ordering::Relaxed) == 0
+    });
+    let stats = stub.stats();
+    assert_eq!(stats["peers_banned"], 1, "{stats}");
+    for peer in &honest {
+        assert_eq!(
+            peer.tally().accepted.load(Ordering::Relaxed),
+            1,
+            "an honest peer was dropped"
+        );
+    }
+}
+
+/// The origin's share of what lies beyond the first 5 s of film is under 2 %.
+#[test]
+fn origin_share_with_peers_that_can_carry_the_film() {
+    const SECONDS: usize = 25;
+    let bed = Bed::new();
+    let film = Film::new(&bed, "film.mp4", made_film(&bed, SECONDS), 128 * 1024);
+    let scene = Scene::of(bed, film);
+    let _libtorrent = scene.libtorrent(&libtorrent::Conduct::default());
+    let _aria2 = Aria2::seed(&scene.bed, &scene.film, &scene.torrent);
+    let local = loopback_host(1);
+    let _transmission = Transmission::seed(&scene.bed, &scene.film, &scene.torrent, local);
+    scene.wait_seeders(3);
+    let stub = Stub::start(&scene.bed);
+    play_in_time(&stub, &scene, SECONDS);
+    let first = (scene.film.len() * 5 / SECONDS) as u64;
+    let bought = scene.nginx.bytes_sent_from(&scene.film.name, first);
+    let share = bought as f64 / (scene.film.len() as u64 - first) as f64;
+    assert!(share < 0.02, "origin's share {share:.4}: {}", stub.stats());
+}
+
+/// Reads a film as its player would: the first two seconds at once, then as time goes by.
+#[track_caller]
+fn play_in_time(stub: &Stub, scene: &Scene, seconds: usize) {
+    let rate = scene.film.len() / seconds;
+    let mut client = stub.client();
+    client
+        .send("GET", &scene.target(), &["Range: bytes=0-"])
+        .unwrap();
+    assert_eq!(client.head().unwrap().status, 206);
+    let begun = Instant::now();
+    let mut body = Vec::new();
+    while body.len() < scene.film.len() {
+        let due = 2 * rate + (begun.elapsed().as_secs_f64() * rate as f64) as usize;
+        let due = due.min(scene.film.len());
+        if due > body.len() {
+            body.extend(read(&mut client, due - body.len()));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    scene.film.assert_same(&body);
+}
+
+/// A film of 6 Mb/s, the same rate throughout.
+fn made_film(bed: &Bed, seconds: usize) -> Vec<u8> {
+    let path = bed.dir().join("made.mp4");
+    let made = Command::new("ffmpeg")
+        .args([
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=640x360:rate=25",
+        ])
+        .args([
+            "-t",
+            &seconds.to_string(),
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+        ])
+        .args([
+            "-b:v", "6M", "-minrate", "6M", "-maxrate", "6M", "-bufsize", "2M",
+        ])
+        .args([
+            "-x264-params",
+            "nal-hrd=cbr:filler=1",
+            "-pix_fmt",
+            "yuv420p",
+        ])
+        .args(["-movflags", "+faststart"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    std::fs::read(path).unwrap()
+}
+
+/// So many bytes of the body, or panics where they stop.
+#[track_caller]
+fn read(client: &mut Client, len: usize) -> Vec<u8> {
+    let mut body = vec![0; len];
+    let mut got = 0;
+    while got < len {
+        match client.read(&mut body[got..]) {
+            Ok(0) => panic!("the body ended after {got} of {len} bytes"),
+            Ok(more) => got += more,
+            Err(error) => panic!("after {got} of {len} bytes: {error}"),
+        }
+    }
+    body
+}
