@@ -1,0 +1,270 @@
+//! The origin's side: fetches, their bytes, and when the next is due.
+
+use std::time::Duration;
+
+use crate::swarm::requests::{Only, Source, blocks};
+use crate::swarm::supply::{Fetch, Mate, Plan, Scene};
+use crate::swarm::{FetchKey, OriginKey, Output, PROSPECT_WAIT, ReaderKey, Swarm};
+use crate::units::{ByteRange, Cause, Time};
+
+/// An origin that ends a fetch without a byte of it is left alone for so long.
+const EMPTY_PAUSE: Duration = Duration::from_secs(5);
+
+impl Swarm {
+    /// `file_range`: bytes of the torrent that it has. `direct`: the player asked for this very
+    /// origin, so its bytes go out before their hash is known.
+    pub fn add_origin(&mut self, now: Time, file_range: ByteRange, direct: bool) -> OriginKey {
+        self.now = now;
+        let origin = self.supply.add_origin(file_range, direct);
+        self.replan = true;
+        self.settle(now);
+        origin
+    }
+
+    pub fn remove_origin(&mut self, now: Time, origin: OriginKey) {
+        self.now = now;
+        for fetch in self.supply.remove_origin(origin) {
+            self.give_back(&fetch, true);
+            self.outputs
+                .push_back(Output::CancelFetch { fetch: fetch.key });
+        }
+        self.orphan(now, Only::Origin(origin));
+        self.settle(now);
+    }
+
+    /// What the connection has measured.
+    pub fn set_estimate(&mut self, origin: OriginKey, first_byte: Duration, bytes_per_s: f64) {
+        self.supply.set_estimate(origin, first_byte, bytes_per_s);
+    }
+
+    pub fn origin_down(&mut self, now: Time, origin: OriginKey, until: Time) {
+        self.now = now;
+        self.supply.set_down(origin, until);
+        self.replan = true;
+        self.settle(now);
+    }
+
+    /// Bytes that a passthrough has or is getting are a fetch, counted there. To be fed from
+    /// `range.start` on. `None` while the metadata is unknown.
+    pub fn adopt(&mut self, now: Time, origin: OriginKey, range: ByteRange) -> Option<FetchKey> {
+        self.now = now;
+        let torrent = self.torrent.as_mut()?;
+        let range = range.and(ByteRange::new(0, torrent.layout.length()));
+        let key = self.supply.start(now, origin, range, Cause::Start)?.key;
+        self.supply.fetch_mut(key)?.counted = false;
+        torrent.requests.buy(range, key);
+        Some(key)
+    }
+
+    /// The next bytes of a fetch, in order.
+    pub fn handle_fetch_bytes(&mut self, now: Time, key: FetchKey, bytes: &[u8]) {
+        self.now = now;
+        let len = u64::try_from(bytes.len()).expect("usize fits");
+        let Some(fetch) = self.supply.fetch_mut(key) else {
+            self.stats.bytes.wasted += len;
+            return;
+        };
+        let range = ByteRange::new(fetch.at, (fetch.at + len).min(fetch.range.end));
+        fetch.at = range.end;
+        fetch.progress = now;
+        let fetch = fetch.clone();
+        if fetch.counted {
+            self.stats.bytes.from_origin += len;
+            self.stats.origin_bytes_by_cause.add(fetch.cause, len);
+        }
+        let stored = self.pour(&fetch, range);
+        self.stats.bytes.wasted += len - stored;
+        if fetch.direct {
+            self.advance_readers(now);
+        }
+        self.settle(now);
+    }
+
+    pub fn handle_fetch_done(&mut self, now: Time, key: FetchKey) {
+        self.now = now;
+        if let Some(fetch) = self.supply.finish(key) {
+            let short = fetch.at < fetch.range.end;
+            self.give_back(&fetch, short);
+            if fetch.at == fetch.range.start && short {
+                self.supply.set_down(fetch.origin, now + EMPTY_PAUSE);
+            }
+            if short {
+                self.orphan(now, Only::Origin(fetch.origin));
+            }
+        }
+        self.replan = true;
+        self.settle(now);
+    }
+
+    /// `retry_at`: `None` if asking again is no use.
+    pub fn handle_fetch_failed(&mut self, now: Time, key: FetchKey, retry_at: Option<Time>) {
+        self.now = now;
+        if let Some(fetch) = self.supply.finish(key) {
+            let until = retry_at.unwrap_or(Time::NEVER);
+            self.supply.set_down(fetch.origin, until);
+            self.give_back(&fetch, true);
+            self.orphan(now, Only::Origin(fetch.origin));
+        }
+        self.replan = true;
+        self.settle(now);
+    }
+
+    /// Buys for each reader what is due, and notes when to look again.
+    pub(in crate::swarm) fn plan(&mut self, now: Time) {
+        self.plan_at = Time::NEVER;
+        let Some(torrent) = &self.torrent else {
+            return;
+        };
+        let length = torrent.layout.length();
+        let mut order: Vec<(f64, usize)> = Vec::new();
+        for (key, reader) in &self.readers {
+            if reader.is_hungry() && reader.ready() < length {
+                order.push((reader.slack_s(now, reader.ready()), key));
+            }
+        }
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, key) in order {
+            while let Some(plan) = self.plan_one(now, ReaderKey(key)) {
+                match plan {
+                    Plan::Wait(until) => {
+                        self.plan_at = self.plan_at.min(until);
+                        break;
+                    }
+                    Plan::Buy {
+                        origin,
+                        range,
+                        cause,
+                    } => {
+                        if range.is_empty() || !self.fetch(now, origin, range, cause) {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn plan_one(&self, now: Time, key: ReaderKey) -> Option<Plan> {
+        let torrent = self.torrent.as_ref()?;
+        let reader = self.readers.get(key.0)?;
+        let sessions = self.peers.iter().filter_map(|(key, peer)| {
+            let session = peer.ready()?;
+            Some(Mate {
+                key,
+                pieces: session.pieces(),
+                usable: peer.delivers() && !session.pieces().is_subset(&self.have),
+                finish_s: peer.finish_s(),
+                rate: peer.pace.rate(),
+                srtt_s: peer.pace.srtt().as_secs_f64(),
+                outstanding: peer.pace.outstanding(),
+            })
+        });
+        let mates: Vec<_> = sessions.collect();
+        let called = self.peers.iter().any(|(_, peer)| peer.is_prospect());
+        let scene = Scene {
+            now,
+            layout: &torrent.layout,
+            requests: &torrent.requests,
+            mates: &mates,
+            prospects: called && now.since(reader.opened()) < PROSPECT_WAIT,
+        };
+        let plan = self.supply.plan(&scene, reader);
+        if scene.prospects
+            && let Plan::Wait(until) = plan
+        {
+            return Some(Plan::Wait(until.min(reader.opened() + PROSPECT_WAIT)));
+        }
+        Some(plan)
+    }
+
+    pub(in crate::swarm) fn fetch(
+        &mut self,
+        now: Time,
+        origin: OriginKey,
+        range: ByteRange,
+        cause: Cause,
+    ) -> bool {
+        let Some(torrent) = &mut self.torrent else {
+            return false;
+        };
+        let Some(fetch) = self.supply.start(now, origin, range, cause) else {
+            return false;
+        };
+        torrent.requests.buy(range, fetch.key);
+        self.outputs.push_back(Output::Fetch {
+            fetch: fetch.key,
+            origin,
+            range,
+            cause,
+        });
+        true
+    }
+
+    /// A silent fetch: peers may have its blocks.
+    pub(in crate::swarm) fn disown(&mut self, fetch: &Fetch) {
+        self.give_back(fetch, false);
+        self.deal = true;
+    }
+
+    pub(in crate::swarm) fn give_back(&mut self, fetch: &Fetch, failed: bool) {
+        if let Some(torrent) = &mut self.torrent {
+            torrent.requests.unbuy(fetch.range, fetch.key, failed);
+        }
+        self.deal = true;
+        self.replan = true;
+    }
+
+    /// Stores what of `range` this fetch is to write; how many bytes those are.
+    fn pour(&mut self, fetch: &Fetch, range: ByteRange) -> u64 {
+        let Some(torrent) = &mut self.torrent else {
+            return 0;
+        };
+        let layout = std::sync::Arc::clone(&torrent.layout);
+        let source = Source::Origin {
+            origin: fetch.origin,
+            direct: fetch.direct,
+        };
+        let mut stored = 0;
+        let mut run: Option<ByteRange> = None;
+        let mut rivals = Vec::new();
+        for block in blocks(&layout, range) {
+            let part = layout.block_range(block).and(range);
+            // `and` is empty at its left side where a range begins behind the block's start.
+            let poured = torrent.requests.pour(part, fetch.key, source);
+            rivals.extend(poured.rivals.into_iter().flatten().map(|key| (key, block)));
+            if poured.len == 0 {
+                continue;
+            }
+            stored += u64::from(poured.len);
+            let start = part.start + u64::from(poured.skip);
+            let written = ByteRange::new(start, start + u64::from(poured.len));
+            run = match run {
+                Some(run) if run.end == written.start && block.block.0 > 0 => {
+                    Some(ByteRange::new(run.start, written.end))
+                }
+                before => {
+                    if let Some(before) = before {
+                        self.outputs.push_back(store(range, before));
+                    }
+                    Some(written)
+                }
+            };
+        }
+        if let Some(run) = run {
+            self.outputs.push_back(store(range, run));
+        }
+        for (key, block) in rivals {
+            self.cancel(key, block);
+        }
+        stored
+    }
+}
+
+/// `range` is where in the torrent the bytes just handed in lie.
+fn store(range: ByteRange, written: ByteRange) -> Output {
+    let offset = |at: u64| usize::try_from(at - range.start).expect("inside the bytes");
+    Output::Store {
+        range: written,
+        at: offset(written.start)..offset(written.end),
+    }
+}

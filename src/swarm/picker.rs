@@ -1,0 +1,208 @@
+//! Which piece a peer is asked for next: earliest deadline first, then rarest, then whatever lacks.
+
+use std::ops::Range;
+
+use fixedbitset::FixedBitSet;
+use slab::Slab;
+
+use crate::swarm::PeerKey;
+use crate::swarm::rarity::Rarity;
+use crate::swarm::reader::{PROMOTED_AFTER, Reader};
+use crate::swarm::requests::Requests;
+use crate::torrent::layout::Layout;
+use crate::units::{ByteRange, PieceIndex, Time};
+
+/// What is due within this many seconds is fetched in its order.
+pub const URGENT_S: f64 = 12.0;
+/// What is due within this many seconds is fetched rarest first.
+pub const BAND_S: f64 = 60.0;
+/// Pieces that are compared to find the rarest.
+const COMPARED_MAX: usize = 256;
+
+/// What the choice depends on, besides the peer.
+pub struct Picker<'a> {
+    pub now: Time,
+    pub layout: &'a Layout,
+    pub requests: &'a Requests,
+    pub rarity: &'a Rarity,
+    pub readers: &'a Slab<Reader>,
+    /// The whole torrent is wanted, reader or not.
+    pub want_all: bool,
+    /// Ours alone: equal peers choose differently.
+    pub salt: u64,
+}
+
+/// Whom it is for.
+pub struct Asker<'a> {
+    pub key: PeerKey,
+    pub pieces: &'a FixedBitSet,
+    /// What is asked of it now comes after so many seconds; zero for the quickest, which takes the
+    /// most urgent block however late.
+    pub eta_s: f64,
+    /// It chokes us: only these may be asked for (BEP 6).
+    pub allowed: Option<&'a [PieceIndex]>,
+}
+
+impl Picker<'_> {
+    /// A piece with a missing block that this peer has.
+    pub fn next(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
+        if let Some(allowed) = asker.allowed {
+            return self.allowed(asker, allowed);
+        }
+        self.urgent(asker)
+            .or_else(|| self.in_band(asker))
+            .or_else(|| self.beyond(asker))
+    }
+
+    /// Whether some reader needs the piece within [`URGENT_S`].
+    pub fn is_urgent(&self, piece: PieceIndex) -> bool {
+        let mut readers = self.readers.iter();
+        readers.any(|(_, reader)| self.window(reader).contains(&piece.0))
+    }
+
+    /// Whether the peer could be asked for something of `range`.
+    pub fn has_any(&self, asker: &Asker<'_>, range: Range<u32>) -> bool {
+        self.in_order(asker, range).is_some()
+    }
+
+    /// The pieces that a reader needs next.
+    pub fn window(&self, reader: &Reader) -> Range<u32> {
+        if !reader.is_hungry() {
+            return 0..0;
+        }
+        let mut end = reader.reach(self.now, URGENT_S);
+        if reader.is_probe() {
+            end = end.min(reader.range().start + PROMOTED_AFTER);
+        }
+        // The next byte is wanted even if the player is far ahead of the film.
+        self.pieces(
+            reader.ready(),
+            end.clamp(reader.ready(), reader.range().end),
+        )
+    }
+
+    fn urgent(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
+        let mut best: Option<(f64, PieceIndex)> = None;
+        for (_, reader) in self.readers {
+            let mut window = self.window(reader);
+            if window.is_empty() {
+                continue;
+            }
+            if asker.eta_s > 0.0 && asker.eta_s > reader.slack_s(self.now, reader.ready()) {
+                let in_time = reader.reach(self.now, asker.eta_s).max(reader.ready());
+                window.start = self.pieces(in_time, in_time).end.max(window.start);
+            }
+            let Some(piece) = self.in_order(asker, window) else {
+                continue;
+            };
+            let at = self.layout.piece_range(piece).start.max(reader.ready());
+            let slack_s = reader.slack_s(self.now, at);
+            if best.is_none_or(|(least, _)| slack_s < least) {
+                best = Some((slack_s, piece));
+            }
+        }
+        best.map(|(_, piece)| piece)
+    }
+
+    fn in_band(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
+        let mut readers = self.readers.iter();
+        readers.find_map(|(_, reader)| {
+            let start = self.window(reader).end.max(self.first(reader));
+            let end = reader.reach(self.now, BAND_S).min(reader.file().end);
+            let band = start..self.pieces(end, end).end.max(start);
+            self.started(asker, band.clone())
+                .or_else(|| self.rarest(asker, band))
+        })
+    }
+
+    /// The rest of each file that is read, after the reader first; or of everything.
+    fn beyond(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
+        let mut readers = self.readers.iter();
+        let found = readers.find_map(|(_, reader)| {
+            let file = self.pieces(reader.file().start, reader.file().end);
+            let start = self.first(reader).clamp(file.start, file.end);
+            self.started(asker, file.clone())
+                .or_else(|| self.rarest(asker, start..file.end))
+                .or_else(|| self.rarest(asker, file.start..start))
+        });
+        if found.is_some() || !self.want_all {
+            return found;
+        }
+        let all = 0..self.layout.piece_count();
+        self.started(asker, all.clone())
+            .or_else(|| self.rarest(asker, all))
+    }
+
+    fn in_order(&self, asker: &Asker<'_>, range: Range<u32>) -> Option<PieceIndex> {
+        let started = self.started(asker, range.clone());
+        let fresh = self.fresh(asker, range);
+        match (started, fresh) {
+            (Some(started), Some(fresh)) => Some(started.min(fresh)),
+            (started, fresh) => started.or(fresh),
+        }
+    }
+
+    fn started(&self, asker: &Asker<'_>, range: Range<u32>) -> Option<PieceIndex> {
+        let has = |piece: PieceIndex| asker.pieces.contains(piece.at());
+        self.requests.next_ragged(range, asker.key, has)
+    }
+
+    fn fresh(&self, asker: &Asker<'_>, range: Range<u32>) -> Option<PieceIndex> {
+        if !self.requests.has_room() {
+            return None;
+        }
+        self.requests.next_fresh(range, asker.pieces)
+    }
+
+    /// With nobody to trade with the film's order is as good, and reads on.
+    fn rarest(&self, asker: &Asker<'_>, range: Range<u32>) -> Option<PieceIndex> {
+        let first = self.fresh(asker, range.clone())?;
+        if !self.rarity.has_traders() {
+            return Some(first);
+        }
+        let mut next = Some(first);
+        let candidates = std::iter::from_fn(|| {
+            let piece = next?;
+            next = self
+                .requests
+                .next_fresh(piece.0 + 1..range.end, asker.pieces);
+            Some(piece)
+        });
+        candidates
+            .take(COMPARED_MAX)
+            .min_by_key(|&piece| (self.rarity.of(piece), mixed(self.salt, piece)))
+    }
+
+    fn allowed(&self, asker: &Asker<'_>, allowed: &[PieceIndex]) -> Option<PieceIndex> {
+        let mut pieces = allowed.iter().copied();
+        pieces.find(|&piece| {
+            let range = piece.0..piece.0 + 1;
+            let wanted = self.want_all || !self.readers.is_empty();
+            wanted && self.in_order(asker, range).is_some()
+        })
+    }
+
+    /// The piece of the reader's next byte.
+    fn first(&self, reader: &Reader) -> u32 {
+        self.pieces(reader.ready(), reader.ready()).start
+    }
+
+    /// The pieces from the one that holds `start` to the one that holds `end`.
+    fn pieces(&self, start: u64, end: u64) -> Range<u32> {
+        let length = self.layout.length();
+        if length == 0 {
+            return 0..0;
+        }
+        let start = start.min(length - 1);
+        let end = end.clamp(start + 1, length);
+        self.layout.pieces_of(ByteRange::new(start, end))
+    }
+}
+
+/// Orders pieces as no other peer does (splitmix64).
+fn mixed(salt: u64, piece: PieceIndex) -> u64 {
+    let mut mix = salt ^ u64::from(piece.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mix = (mix ^ (mix >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mix = (mix ^ (mix >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mix ^ (mix >> 31)
+}

@@ -1,0 +1,440 @@
+//! One player's request: the virtual playhead, what is due when, and whether it had to wait.
+
+use std::time::Duration;
+
+use crate::units::{BLOCK_LEN, ByteRange, Time};
+
+/// Before its first byte a player is promised it after this long.
+pub const TARGET: Duration = Duration::from_millis(1200);
+/// A range no longer than this at either end of the file is a probe, not playback.
+pub const PROBE_MAX: u64 = 1 << 20;
+/// A request counts as a probe until it has read this much.
+pub const PROMOTED_AFTER: u64 = 512 << 10;
+/// Slowest film, bytes/s: what is assumed until the player has been seen reading.
+pub const RATE_MIN: f64 = 125_000.0;
+/// Fastest film that is believed from greedy reading alone, bytes/s.
+pub const RATE_GUESS_MAX: f64 = 2_500_000.0;
+/// The read rate is sampled over this long.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// A request that begins where another of the file ended goes on with its clock for so long.
+pub const RESUME_WITHIN: Duration = Duration::from_secs(2);
+
+/// One request. Offsets are the torrent's.
+pub struct Reader {
+    range: ByteRange,
+    file: ByteRange,
+    /// Next byte to send.
+    pos: u64,
+    /// End of what may be sent.
+    ready: u64,
+    opened: Time,
+    clock: Option<Clock>,
+    /// Since when the player's socket takes nothing.
+    frozen: Option<Time>,
+    /// Since when the player takes everything and there is nothing.
+    starved: Option<Time>,
+    known_rate: Option<f64>,
+    read_rate: f64,
+    sample: Sample,
+    stalls: u32,
+    stall: Duration,
+    missed: u64,
+}
+
+/// The virtual playhead: the player is taken to need `x0` at `t0` and the rest at the film's rate.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    t0: Time,
+    x0: u64,
+}
+
+struct Sample {
+    since: Time,
+    bytes: u64,
+    starved: bool,
+}
+
+/// What a later request of the same player takes over.
+#[derive(Clone, Copy, Debug)]
+pub struct Legacy {
+    file: ByteRange,
+    pos: u64,
+    closed: Time,
+    clock: Option<Clock>,
+    read_rate: f64,
+}
+
+impl Reader {
+    pub fn new(now: Time, range: ByteRange, file: ByteRange, rate: Option<f64>) -> Self {
+        Self {
+            range,
+            file,
+            pos: range.start,
+            ready: range.start,
+            opened: now,
+            clock: None,
+            frozen: None,
+            starved: None,
+            known_rate: rate,
+            read_rate: RATE_MIN,
+            sample: Sample {
+                since: now,
+                bytes: 0,
+                starved: false,
+            },
+            stalls: 0,
+            stall: Duration::ZERO,
+            missed: 0,
+        }
+    }
+
+    /// Takes over from a request that ended a moment ago: the rate in any case, the clock if this
+    /// one reads on.
+    pub fn inherit(&mut self, now: Time, legacy: &Legacy) {
+        if legacy.file != self.file {
+            return;
+        }
+        self.read_rate = legacy.read_rate;
+        if now.since(legacy.closed) <= RESUME_WITHIN && legacy.pos == self.range.start {
+            self.clock = legacy.clock;
+        }
+    }
+
+    pub fn legacy(&self, now: Time) -> Legacy {
+        Legacy {
+            file: self.file,
+            pos: self.pos,
+            closed: now,
+            clock: self.clock,
+            read_rate: self.read_rate,
+        }
+    }
+
+    pub fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    pub fn file(&self) -> ByteRange {
+        self.file
+    }
+
+    pub fn pos(&self) -> u64 {
+        self.pos
+    }
+
+    pub fn ready(&self) -> u64 {
+        self.ready
+    }
+
+    pub fn opened(&self) -> Time {
+        self.opened
+    }
+
+    /// No byte was sent yet, and it goes on from no other request.
+    pub fn is_starting(&self) -> bool {
+        self.clock.is_none()
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        self.pos == self.ready && self.ready < self.range.end
+    }
+
+    /// Wants something still.
+    pub fn is_hungry(&self) -> bool {
+        self.ready < self.range.end
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// A look at the head, the tail or an index, or a request that may turn out to be one.
+    pub fn is_probe(&self) -> bool {
+        let short = self.range.len() <= PROBE_MAX;
+        let edge = self.range.start < self.file.start + PROBE_MAX
+            || self.range.end + PROBE_MAX > self.file.end;
+        (short && edge) || self.pos - self.range.start < PROMOTED_AFTER
+    }
+
+    /// Bytes/s of the film: the container's, else what the player was seen to read.
+    pub fn rate(&self) -> f64 {
+        self.known_rate
+            .unwrap_or_else(|| self.read_rate.clamp(RATE_MIN, RATE_GUESS_MAX))
+    }
+
+    pub fn knows_rate(&self) -> bool {
+        self.known_rate.is_some()
+    }
+
+    pub fn set_rate(&mut self, now: Time, bytes_per_s: f64) {
+        self.anchor(now);
+        self.known_rate = Some(bytes_per_s.max(RATE_MIN / 8.0));
+    }
+
+    /// Seconds until `at` is needed; negative once it is late.
+    pub fn slack_s(&self, now: Time, at: u64) -> f64 {
+        match self.clock {
+            Some(clock) => {
+                self.lead_s(clock.x0, at) - self.clock_now(now).since(clock.t0).as_secs_f64()
+            }
+            None => {
+                let waited = now.since(self.opened).as_secs_f64();
+                TARGET.as_secs_f64() - waited + self.lead_s(self.range.start, at)
+            }
+        }
+    }
+
+    /// The offset that is needed `slack_s` from now; inside the file, not before the request.
+    pub fn reach(&self, now: Time, slack_s: f64) -> u64 {
+        let (x0, elapsed) = match self.clock {
+            Some(clock) => (clock.x0, self.clock_now(now).since(clock.t0).as_secs_f64()),
+            // The first bytes are due together: a window opens as if they had just been sent.
+            None => (self.range.start, 0.0),
+        };
+        let film = ((elapsed + slack_s) * self.rate()).max(0.0);
+        // Films are far below 2^53 bytes.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturates, and is clamped to the file"
+        )]
+        let film = film as u64;
+        x0.saturating_add(film)
+            .clamp(self.range.start, self.file.end)
+    }
+
+    /// Moves the end of what may be sent; counts blocks that came after they were due.
+    pub fn set_ready(&mut self, now: Time, ready: u64) {
+        let ready = ready.clamp(self.pos, self.range.end.max(self.pos));
+        if ready > self.ready && self.clock.is_some() && self.slack_s(now, self.ready) < 0.0 {
+            let due = self.reach(now, 0.0).min(ready);
+            let late = due.saturating_sub(self.ready);
+            self.missed += late.div_ceil(u64::from(BLOCK_LEN));
+        }
+        self.ready = ready;
+    }
+
+    pub fn handle_sent(&mut self, now: Time, bytes: u64) {
+        self.thaw(now);
+        self.settle_stall(now);
+        self.pos = (self.pos + bytes).min(self.range.end);
+        self.ready = self.ready.max(self.pos);
+        if self.clock.is_none() && bytes > 0 {
+            self.clock = Some(Clock {
+                t0: now,
+                x0: self.range.start,
+            });
+            self.sample.since = now;
+        }
+        self.measure(now, bytes);
+    }
+
+    pub fn handle_starved(&mut self, now: Time) {
+        self.thaw(now);
+        if self.pos < self.range.end {
+            self.starved.get_or_insert(now);
+            self.sample.starved = true;
+        }
+    }
+
+    pub fn handle_blocked(&mut self, now: Time) {
+        self.settle_stall(now);
+        self.frozen.get_or_insert(now);
+    }
+
+    pub fn stalls(&self) -> u32 {
+        self.stalls
+    }
+
+    /// Including the stall that lasts.
+    pub fn stall_s(&self, now: Time) -> f64 {
+        let lasting = if self.is_stalled(now) {
+            -self.slack_s(now, self.pos)
+        } else {
+            0.0
+        };
+        self.stall.as_secs_f64() + lasting
+    }
+
+    /// Blocks that were not there when they were due.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    fn is_stalled(&self, now: Time) -> bool {
+        self.clock.is_some()
+            && self.starved.is_some()
+            && self.pos < self.range.end
+            && self.slack_s(now, self.pos) < 0.0
+    }
+
+    /// The player had nothing to show from the deadline of its next byte until now; it plays on
+    /// from here. One that merely reads slowly moves its clock without having stalled.
+    fn settle_stall(&mut self, now: Time) {
+        let late = self.slack_s(now, self.pos);
+        if self.clock.is_some() && late < 0.0 {
+            if self.is_stalled(now) {
+                self.stalls += 1;
+                self.stall += Duration::from_secs_f64(-late);
+            }
+            self.clock = Some(Clock {
+                t0: now,
+                x0: self.pos,
+            });
+        }
+        self.starved = None;
+    }
+
+    fn thaw(&mut self, now: Time) {
+        if let (Some(since), Some(clock)) = (self.frozen.take(), &mut self.clock) {
+            clock.t0 = clock.t0 + now.since(since);
+        }
+    }
+
+    fn measure(&mut self, now: Time, bytes: u64) {
+        self.sample.bytes += bytes;
+        let elapsed = now.since(self.sample.since);
+        if elapsed < SAMPLE {
+            return;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let rate = self.sample.bytes as f64 / elapsed.as_secs_f64();
+        // A player that we starve would have read faster.
+        if !self.sample.starved || rate > self.read_rate {
+            if self.known_rate.is_none() {
+                self.anchor(now);
+            }
+            self.read_rate += (rate - self.read_rate) * 0.3;
+        }
+        self.sample = Sample {
+            since: now,
+            bytes: 0,
+            starved: false,
+        };
+    }
+
+    /// The playhead stays where it is when the rate changes.
+    fn anchor(&mut self, now: Time) {
+        if self.clock.is_some() {
+            let x0 = self.reach(now, 0.0);
+            let t0 = self.clock_now(now);
+            self.clock = Some(Clock { t0, x0 });
+        }
+    }
+
+    fn clock_now(&self, now: Time) -> Time {
+        self.frozen.unwrap_or(now)
+    }
+
+    fn lead_s(&self, from: u64, to: u64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "films are far below 2^53 bytes")]
+        let bytes = to as f64 - from as f64;
+        bytes / self.rate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: ByteRange = ByteRange::new(0, 100_000_000);
+
+    fn playing(rate: f64) -> Reader {
+        let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(rate));
+        reader.set_ready(Time::from_secs(1), 1_000_000);
+        reader.handle_sent(Time::from_secs(1), 1_000_000);
+        reader
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-6
+    }
+
+    #[test]
+    fn deadlines_follow_the_film_not_the_reading() {
+        let reader = playing(500_000.0);
+        // A second after its first byte the player, which has read two seconds, needs byte 500,000.
+        assert!(close(reader.slack_s(Time::from_secs(2), 500_000), 0.0));
+        assert!(close(reader.slack_s(Time::from_secs(2), 1_000_000), 1.0));
+        assert_eq!(reader.reach(Time::from_secs(2), 12.0), 6_500_000);
+    }
+
+    #[test]
+    fn pause_freezes_the_clock() {
+        let mut reader = playing(500_000.0);
+        reader.handle_blocked(Time::from_secs(2));
+        assert!(close(reader.slack_s(Time::from_secs(60), 1_000_000), 1.0));
+        reader.handle_sent(Time::from_secs(60), 0);
+        assert!(close(reader.slack_s(Time::from_secs(60), 1_000_000), 1.0));
+        assert!(close(reader.slack_s(Time::from_secs(61), 1_000_000), 0.0));
+        assert_eq!(reader.stalls(), 0);
+    }
+
+    #[test]
+    fn stall_lasts_from_the_deadline_to_the_next_byte() {
+        let mut reader = playing(500_000.0);
+        reader.handle_starved(Time::from_secs(2));
+        // The last byte was due at 3 s.
+        assert!(close(reader.stall_s(Time::from_secs(4)), 1.0));
+        reader.set_ready(Time::from_secs(5), 1_500_000);
+        assert_eq!(reader.missed(), 31);
+        reader.handle_sent(Time::from_secs(5), 500_000);
+        assert_eq!(reader.stalls(), 1);
+        assert!(close(reader.stall_s(Time::from_secs(5)), 2.0));
+        assert!(close(reader.slack_s(Time::from_secs(5), 1_500_000), 1.0));
+    }
+
+    #[test]
+    fn slow_reading_is_no_stall() {
+        let mut reader = playing(500_000.0);
+        reader.set_ready(Time::from_secs(2), 3_000_000);
+        reader.handle_sent(Time::from_secs(9), 10);
+        assert_eq!(reader.stalls(), 0);
+        assert!(reader.slack_s(Time::from_secs(9), 3_000_000) > 3.0);
+    }
+
+    #[test]
+    fn greedy_reading_is_believed_up_to_a_limit() {
+        let mut reader = Reader::new(Time::ZERO, FILE, FILE, None);
+        assert!(close(reader.rate(), RATE_MIN));
+        for second in 1..=20 {
+            reader.set_ready(Time::from_secs(second), second * 5_000_000);
+            reader.handle_sent(Time::from_secs(second), 5_000_000);
+        }
+        assert!(close(reader.rate(), RATE_GUESS_MAX));
+        reader.set_rate(Time::from_secs(20), 250_000.0);
+        assert!(close(reader.rate(), 250_000.0));
+    }
+
+    #[test]
+    fn reading_on_keeps_the_clock_and_a_seek_does_not() {
+        let first = playing(500_000.0);
+        let legacy = first.legacy(Time::from_secs(2));
+        let rest = ByteRange::new(1_000_000, 100_000_000);
+        let mut on = Reader::new(Time::from_secs(3), rest, FILE, Some(500_000.0));
+        on.inherit(Time::from_secs(3), &legacy);
+        assert!(!on.is_starting());
+        assert!(close(on.slack_s(Time::from_secs(3), 1_000_000), 0.0));
+        let far = ByteRange::new(50_000_000, 100_000_000);
+        let mut seek = Reader::new(Time::from_secs(3), far, FILE, Some(500_000.0));
+        seek.inherit(Time::from_secs(3), &legacy);
+        assert!(seek.is_starting());
+        assert!(close(seek.slack_s(Time::from_secs(3), 50_000_000), 1.2));
+    }
+
+    #[test]
+    fn a_tail_request_is_a_probe_and_reading_on_promotes() {
+        let tail = Reader::new(
+            Time::ZERO,
+            ByteRange::new(99_900_000, 100_000_000),
+            FILE,
+            None,
+        );
+        assert!(tail.is_probe());
+        let mut head = Reader::new(Time::ZERO, FILE, FILE, None);
+        assert!(head.is_probe());
+        head.set_ready(Time::ZERO, 600_000);
+        head.handle_sent(Time::ZERO, 600_000);
+        assert!(!head.is_probe());
+    }
+}

@@ -1,0 +1,387 @@
+//! Swarms wired in memory tell each other stories, under a virtual clock.
+
+mod world;
+
+use std::time::Duration;
+
+use crate::swarm::tests::world::{Film, World};
+use crate::units::{BLOCK_LEN, ByteRange, Cause, OriginPolicy, PieceIndex, Time};
+
+const MIB: u64 = 1 << 20;
+
+fn secs(n: u64) -> Time {
+    Time::from_secs(n)
+}
+
+/// No byte was asked of the origin twice.
+fn assert_bought_once(world: &World, node: usize) {
+    let mut asked = world.nodes[node].asked.clone();
+    asked.sort();
+    for pair in asked.windows(2) {
+        assert!(pair[0].end <= pair[1].start, "bought twice: {pair:?}");
+    }
+}
+
+fn done(world: &World, node: usize) -> bool {
+    let players = &world.nodes[node].players;
+    players.iter().all(|player| player.pos == player.range.end)
+}
+
+#[test]
+fn peers_alone_bring_the_file_at_their_full_rate() {
+    let mut world = World::new(16 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    let (a, b) = (world.seed(4e6), world.seed(2e6));
+    world.connect(viewer, a);
+    world.connect(viewer, b);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.nodes[viewer].swarm.stats().bytes.from_peers, 0);
+    world.play(viewer, world.file(), None);
+    let start = world.now;
+    world.run_until(secs(60), |world| done(world, viewer));
+    assert!(done(&world, viewer) && world.nodes[viewer].complete);
+    // 16 MiB at 6 MB/s are 2.8 s.
+    let took = world.now.since(start).as_secs_f64();
+    assert!(took < 3.6, "{took}");
+    let stats = world.nodes[viewer].swarm.stats();
+    assert_eq!(stats.bytes.to_players, 16 * MIB);
+    assert_eq!(stats.bytes.from_origin, 0);
+    assert!(stats.bytes.wasted < MIB / 2, "{stats:?}");
+}
+
+#[test]
+fn origin_alone_runs_at_its_own_speed() {
+    let mut world = World::new(32 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    world.origin(viewer, 50, 20e6, true);
+    let start = world.now;
+    world.play(viewer, world.file(), None);
+    world.run_until(secs(60), |world| done(world, viewer));
+    let took = world.now.since(start).as_secs_f64();
+    // 1.68 s at 20 MB/s.
+    assert!(done(&world, viewer) && took < 2.1, "{took}");
+    let player = &world.nodes[viewer].players[0];
+    let first = player.first_byte.unwrap().since(start);
+    assert!(first <= Duration::from_millis(55), "{first:?}");
+    assert_bought_once(&world, viewer);
+    let stats = world.nodes[viewer].swarm.stats();
+    assert_eq!(stats.bytes.from_origin, 32 * MIB);
+    assert_eq!(stats.bytes.wasted, 0);
+    assert!(world.nodes[viewer].swarm.is_complete());
+}
+
+#[test]
+fn a_film_is_bought_no_further_ahead_than_needed() {
+    let mut world = World::new(64 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    world.origin(viewer, 50, 20e6, true);
+    world.bitrate(viewer, 250_000.0);
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 10.0,
+    };
+    world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(30));
+    let stats = world.nodes[viewer].swarm.stats();
+    // 30 s played, 10 s in the player, 20 s of lead and the fetches under way.
+    assert!(
+        stats.bytes.from_origin < 60 * 250_000 + 8 * MIB,
+        "{stats:?}"
+    );
+    assert_eq!(stats.stalls, 0);
+}
+
+#[test]
+fn peers_that_carry_the_film_leave_the_origin_little() {
+    let mut world = World::new(24 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let (a, b) = (world.seed(300_000.0), world.seed(300_000.0));
+    world.origin(viewer, 50, 5e6, true);
+    world.bitrate(viewer, 250_000.0);
+    world.connect(viewer, a);
+    world.connect(viewer, b);
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 10.0,
+    };
+    world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(12));
+    let early = world.nodes[viewer].swarm.stats();
+    world.run_for(Duration::from_secs(60));
+    let stats = world.nodes[viewer].swarm.stats();
+    assert_eq!(stats.stalls, 0);
+    assert!(early.bytes.from_origin < 6 * 250_000, "{early:?}");
+    let late = stats.bytes.from_origin - early.bytes.from_origin;
+    assert!(late * 50 < stats.bytes.to_players, "{late} of {stats:?}");
+    let first = world.nodes[viewer].players[0].first_byte.unwrap();
+    assert!(first <= secs(1) + Duration::from_millis(60), "{first:?}");
+    assert_bought_once(&world, viewer);
+    let sum: u64 = Cause::ALL
+        .iter()
+        .map(|&cause| stats.origin_bytes_by_cause.of(cause))
+        .sum();
+    assert_eq!(sum, stats.bytes.from_origin);
+}
+
+#[test]
+fn slow_peers_and_the_origin_share_the_film() {
+    let mut world = World::new(16 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(120_000.0);
+    world.origin(viewer, 50, 5e6, true);
+    world.bitrate(viewer, 250_000.0);
+    world.connect(viewer, seed);
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 10.0,
+    };
+    world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(50));
+    let stats = world.nodes[viewer].swarm.stats();
+    assert!(stats.stall_s < 0.5, "{stats:?}");
+    assert!(stats.bytes.from_peers > 40 * 100_000, "{stats:?}");
+    assert!(stats.origin_bytes_by_cause.of(Cause::Hedge) > 10 * 130_000);
+    assert_bought_once(&world, viewer);
+}
+
+#[test]
+fn when_the_peer_dies_the_origin_carries_on() {
+    let mut world = World::new(16 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(1e6);
+    world.origin(viewer, 50, 5e6, true);
+    world.bitrate(viewer, 250_000.0);
+    world.connect(viewer, seed);
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 5.0,
+    };
+    world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(5));
+    world.nodes[seed].mute = true;
+    world.run_for(Duration::from_secs(5));
+    world.cut(seed);
+    world.run_until(secs(120), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    let stats = world.nodes[viewer].swarm.stats();
+    assert_eq!(stats.stalls, 0, "{stats:?}");
+    assert_bought_once(&world, viewer);
+}
+
+#[test]
+fn when_the_origin_dies_peers_carry_on() {
+    let mut world = World::new(8 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(500_000.0);
+    let origin = world.origin(viewer, 50, 1e6, true);
+    world.bitrate(viewer, 250_000.0);
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 5.0,
+    };
+    world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(2));
+    world.connect(viewer, seed);
+    world.nodes[viewer].origins.get_mut(&origin).unwrap().down = true;
+    world.run_until(secs(60), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    assert_eq!(world.nodes[viewer].swarm.stats().stalls, 0);
+}
+
+#[test]
+fn the_liar_is_banned_and_nobody_else() {
+    let mut world = World::new(8 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    let seeds = [world.seed(1e6), world.seed(1e6), world.seed(1e6)];
+    world.nodes[seeds[1]].lies = Some(|span| span.begin == 5 * BLOCK_LEN);
+    for seed in seeds {
+        world.connect(viewer, seed);
+    }
+    world.run_for(Duration::from_millis(200));
+    world.play(viewer, world.file(), None);
+    world.run_until(secs(60), |world| done(world, viewer));
+    assert!(done(&world, viewer) && world.nodes[viewer].swarm.is_complete());
+    let liar = world.nodes[seeds[1]].addr;
+    assert_eq!(world.nodes[viewer].banned, [liar]);
+    assert!(world.nodes[viewer].swarm.stats().bad_pieces >= 1);
+}
+
+#[test]
+fn the_origin_settles_who_lied() {
+    let mut world = World::new(8 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    let seeds = [world.seed(1e6), world.seed(1e6)];
+    world.nodes[seeds[0]].lies = Some(|span| span.begin / BLOCK_LEN / 4 == 2);
+    world.origin(viewer, 50, 1e6, true);
+    for seed in seeds {
+        world.connect(viewer, seed);
+    }
+    world.run_for(Duration::from_secs(1));
+    world.play(viewer, world.file(), None);
+    world.run_until(secs(60), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    assert_eq!(world.nodes[viewer].banned, [world.nodes[seeds[0]].addr]);
+    assert!(world.nodes[viewer].differs.is_empty());
+}
+
+#[test]
+fn an_origin_of_another_film_is_found_out() {
+    let mut world = World::new(4 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(1e6);
+    let origin = world.origin(viewer, 10, 5e6, false);
+    world.nodes[viewer].origins.get_mut(&origin).unwrap().wrong = true;
+    world.play(viewer, world.file(), None);
+    world.run_for(Duration::from_millis(500));
+    assert_eq!(world.nodes[viewer].differs, [origin]);
+    assert_eq!(world.nodes[viewer].players[0].pos, 0);
+    world.connect(viewer, seed);
+    world.run_until(secs(60), |world| done(world, viewer));
+    assert!(done(&world, viewer) && world.nodes[viewer].banned.is_empty());
+}
+
+#[test]
+fn a_seek_takes_back_what_is_queued() {
+    let mut world = World::new(64 * MIB, MIB as u32);
+    let viewer = world.viewer();
+    let seed = world.seed(100e6);
+    world.connect(viewer, seed);
+    world.run_for(Duration::from_millis(100));
+    world.bitrate(viewer, 500_000.0);
+    let head = world.play(viewer, world.file(), None);
+    world.run_for(Duration::from_millis(200));
+    world.hang_up(viewer, head);
+    let target = ByteRange::new(50 * MIB, 64 * MIB);
+    let seek = world.play(viewer, target, None);
+    let stats = world.nodes[viewer].swarm.stats();
+    assert!(stats.cancelled > 10, "{stats:?}");
+    let start = world.now;
+    world.run_until(secs(5), |world| {
+        world.nodes[viewer].players[seek].first_byte.is_some()
+    });
+    // One round trip of 20 ms, what was on the wire, and the piece itself: 10 ms.
+    let took = world.now.since(start);
+    assert!(took < Duration::from_millis(60), "{took:?}");
+}
+
+#[test]
+fn a_paused_player_freezes_its_clock_and_the_origin_rests() {
+    let mut world = World::new(64 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    world.origin(viewer, 50, 20e6, true);
+    world.bitrate(viewer, 250_000.0);
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 5.0,
+    };
+    let player = world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(10));
+    world.nodes[viewer].players[player].paused = true;
+    let (now, reader) = (world.now, world.nodes[viewer].players[player].reader);
+    world.nodes[viewer].swarm.handle_blocked(now, reader);
+    world.run_for(Duration::from_secs(2));
+    let before = world.nodes[viewer].swarm.stats();
+    world.run_for(Duration::from_secs(600));
+    let after = world.nodes[viewer].swarm.stats();
+    assert_eq!(before.bytes.from_origin, after.bytes.from_origin);
+    assert_eq!(after.stalls, 0);
+    assert!((before.readers[0].slack_s - after.readers[0].slack_s).abs() < 0.01);
+}
+
+#[test]
+fn a_magnet_link_gets_its_metadata_and_then_the_film() {
+    let mut world = World::new(2 * MIB, 128 << 10);
+    let stranger = world.stranger();
+    let seed = world.seed(5e6);
+    world.connect(stranger, seed);
+    world.run_for(Duration::from_secs(1));
+    assert!(world.nodes[stranger].swarm.layout().is_some());
+    world.play(stranger, world.file(), None);
+    world.run_until(secs(30), |world| done(world, stranger));
+    assert!(done(&world, stranger));
+}
+
+#[test]
+fn viewers_trade_and_the_whole_torrent_comes_without_a_reader() {
+    let mut world = World::new(8 * MIB, 128 << 10);
+    let (a, b) = (world.viewer(), world.viewer());
+    let seed = world.seed(1e6);
+    for node in [a, b] {
+        let now = world.now;
+        world.nodes[node].swarm.want_all(now, true);
+        world.connect(node, seed);
+    }
+    world.connect(a, b);
+    let start = world.now;
+    world.run_until(secs(120), |world| {
+        world.nodes[a].complete && world.nodes[b].complete
+    });
+    assert!(world.nodes[a].complete && world.nodes[b].complete);
+    // Alone the seed would need 16.8 s for both.
+    let took = world.now.since(start).as_secs_f64();
+    assert!(took < 15.0, "{took}");
+    assert!(world.nodes[a].swarm.stats().bytes.to_peers > MIB);
+}
+
+#[test]
+fn without_a_reader_nothing_is_asked_for() {
+    let mut world = World::new(8 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(1e6);
+    world.connect(viewer, seed);
+    let player = world.play(viewer, world.file(), None);
+    world.run_for(Duration::from_secs(2));
+    world.hang_up(viewer, player);
+    world.run_for(Duration::from_secs(1));
+    let before = world.nodes[viewer].swarm.stats().bytes.from_peers;
+    world.run_for(Duration::from_secs(10));
+    let after = world.nodes[viewer].swarm.stats().bytes.from_peers;
+    assert!(before > MIB && before == after, "{before} {after}");
+}
+
+#[test]
+fn an_unshown_origin_is_read_only_after_the_hash() {
+    let mut world = World::new(4 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    world.origin(viewer, 10, 5e6, false);
+    world.play(viewer, ByteRange::new(MIB + 100, 3 * MIB), None);
+    world.run_until(secs(10), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    assert_bought_once(&world, viewer);
+}
+
+#[test]
+fn never_means_never() {
+    let mut world = World::new(4 * MIB, 256 << 10);
+    let viewer = world.viewer_with(OriginPolicy::Never);
+    world.origin(viewer, 10, 5e6, true);
+    world.play(viewer, world.file(), None);
+    world.run_for(Duration::from_secs(20));
+    assert!(world.nodes[viewer].asked.is_empty());
+}
+
+#[test]
+fn a_lost_piece_is_fetched_again_and_nobody_blamed() {
+    let mut world = World::new(4 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(5e6);
+    world.connect(viewer, seed);
+    let player = world.play(viewer, ByteRange::new(0, 2 * MIB), None);
+    world.run_until(secs(20), |world| world.nodes[viewer].swarm.is_complete());
+    world.hang_up(viewer, player);
+    let (now, piece) = (world.now, PieceIndex(3));
+    assert!(world.nodes[viewer].swarm.evictable(piece));
+    world.nodes[viewer].store.lose(piece);
+    world.nodes[viewer]
+        .swarm
+        .handle_piece(now, piece, crate::swarm::Verdict::Lost);
+    world.connect(viewer, seed);
+    let again = world.play(viewer, ByteRange::new(700 << 10, 900 << 10), None);
+    assert!(!world.nodes[viewer].swarm.evictable(piece));
+    world.run_until(world.now + Duration::from_secs(60), |world| {
+        let player = &world.nodes[viewer].players[again];
+        player.pos == player.range.end
+    });
+    assert!(world.nodes[viewer].swarm.is_complete());
+    assert!(world.nodes[viewer].banned.is_empty());
+}

@@ -1,0 +1,592 @@
+//! What peers say, and what that changes.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use fixedbitset::FixedBitSet;
+
+use crate::peer::PeerMisbehaved;
+use crate::peer::session::{Event, Send, Session};
+use crate::swarm::peers::Stage;
+use crate::swarm::requests::{Only, Source};
+use crate::swarm::{Output, PeerKey, Swarm, picker, wake};
+use crate::units::{Block, BlockSpan, ByteRange, PieceIndex, Time};
+
+/// Duplicates allowed beside their share, bytes.
+const SPARE_BYTES: u64 = 1 << 20;
+/// Duplicates may be this part of what peers brought.
+const SPARE_DIVISOR: u64 = 20;
+
+/// Connections.
+impl Swarm {
+    /// The dialled connection stands.
+    pub fn handle_connected(&mut self, now: Time, key: PeerKey) {
+        self.now = now;
+        let setup = self.session_setup();
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if peer.stage != Stage::Dialling {
+            return;
+        }
+        peer.stage = Stage::Open;
+        peer.session = Some(Session::outgoing(now, setup));
+        wake(&mut self.outputs, key, &mut peer.woken);
+        let addr = peer.addr;
+        self.dialer.handle_connected(now, addr);
+        self.settle(now);
+    }
+
+    /// The dial failed, or the connection ended; the key is free.
+    pub fn handle_closed(&mut self, now: Time, key: PeerKey) {
+        self.now = now;
+        self.retire(now, key);
+        self.peers.remove(key);
+        self.settle(now);
+    }
+
+    /// An incoming connection; `None`: the table is full, or the address banned. What has been read
+    /// of it is then given to `handle_bytes`.
+    pub fn accept(&mut self, now: Time, addr: SocketAddr) -> Option<PeerKey> {
+        self.now = now;
+        if !self.wants_peers() || !self.dialer.accept(now, addr) {
+            return None;
+        }
+        let session = Session::incoming(now, self.session_setup());
+        Some(self.peers.add(addr, Some(session)))
+    }
+
+    /// How many bytes were taken; the rest comes again with more behind it. All of them if the peer
+    /// is given up.
+    pub fn handle_bytes(&mut self, now: Time, key: PeerKey, bytes: &[u8]) -> usize {
+        self.now = now;
+        let mut taken = 0;
+        loop {
+            let Some(session) = self.peers.session(key) else {
+                return bytes.len();
+            };
+            match session.handle_bytes(now, &bytes[taken..]) {
+                Ok(used) => {
+                    self.take_in(now, key, bytes, taken);
+                    taken += used;
+                    if used == 0 {
+                        break;
+                    }
+                }
+                Err(fault) => {
+                    self.give_up(now, key, fault);
+                    taken = bytes.len();
+                    break;
+                }
+            }
+        }
+        self.refill(now, key, usize::MAX);
+        // Answers that the session wrote by itself.
+        if let Some(peer) = self.peers.get_mut(key)
+            && peer.session.is_some()
+        {
+            wake(&mut self.outputs, key, &mut peer.woken);
+        }
+        self.settle(now);
+        taken
+    }
+
+    pub fn poll_send(&mut self, key: PeerKey) -> Option<Send> {
+        let peer = self.peers.get_mut(key)?;
+        loop {
+            let send = peer.session.as_mut()?.poll_send();
+            match send {
+                // Evicted since it was asked for.
+                Some(Send::Block(span)) if !self.have.contains(span.piece.at()) => {}
+                None => {
+                    peer.woken = false;
+                    return None;
+                }
+                some => return some,
+            }
+        }
+    }
+
+    /// Payload of blocks that was written to the socket.
+    pub fn sent(&mut self, now: Time, key: PeerKey, bytes: usize) {
+        self.now = now;
+        let bytes = u64::try_from(bytes).expect("usize fits");
+        self.stats.bytes.to_peers += bytes;
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.bytes_up += bytes;
+        }
+    }
+
+    /// Ends a connection on our side; the driver confirms by `handle_closed`.
+    pub(in crate::swarm) fn close(&mut self, now: Time, key: PeerKey) {
+        let open = self.peers.get(key).map(|peer| peer.stage);
+        if open.is_some_and(|stage| stage != Stage::Closing) {
+            self.retire(now, key);
+            self.outputs.push_back(Output::Close { peer: key });
+        }
+    }
+
+    pub(in crate::swarm) fn ban(&mut self, now: Time, addr: SocketAddr, why: &'static str) {
+        if !self.dialer.is_banned(now, addr) {
+            self.dialer.ban(now, addr);
+            self.outputs.push_back(Output::Banned { addr, why });
+        }
+        let known = self.peers.iter().filter(|(_, peer)| peer.addr == addr);
+        let keys: Vec<_> = known.map(|(key, _)| key).collect();
+        for key in keys {
+            self.close(now, key);
+        }
+    }
+
+    fn give_up(&mut self, now: Time, key: PeerKey, fault: PeerMisbehaved) {
+        let Some(addr) = self.peers.get(key).map(|peer| peer.addr) else {
+            return;
+        };
+        if fault.ban || fault.why == "self" {
+            self.ban(now, addr, fault.why);
+        }
+        self.close(now, key);
+    }
+
+    /// Takes back all that hangs on a connection; it says and hears nothing more.
+    fn retire(&mut self, now: Time, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if peer.stage == Stage::Closing {
+            return;
+        }
+        peer.stage = Stage::Closing;
+        let addr = peer.addr;
+        let asked: Vec<Block> = peer.asked().collect();
+        let session = peer.session.take();
+        let counted = peer.counted.take();
+        for block in asked {
+            self.release(block, key);
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.handle_lost(block, 0);
+            }
+        }
+        let unchoked = session.as_ref().is_some_and(|session| !session.choked());
+        if let (Some(torrent), Some(session), Some(as_seed)) =
+            (&mut self.torrent, &session, counted)
+        {
+            torrent.rarity.leave(session.pieces(), as_seed);
+        }
+        self.metadata.handle_closed(key);
+        self.dialer.handle_closed(now, addr);
+        self.choker.handle_closed(key);
+        if unchoked {
+            self.choose_uploads(now, true);
+        }
+        self.orphan(now, Only::Peer(key));
+        for key in self.peers.keys() {
+            self.ask_metadata(key);
+        }
+        self.replan = true;
+    }
+
+    /// Pieces that this source alone was to bring are for another.
+    pub(in crate::swarm) fn orphan(&mut self, now: Time, source: Only) {
+        let Some(torrent) = &self.torrent else {
+            return;
+        };
+        let started = torrent.requests.pieces();
+        let orphans: Vec<_> = started
+            .filter(|started| started.only() == Some(source))
+            .map(|started| started.piece())
+            .collect();
+        for piece in orphans {
+            self.refetch(now, piece);
+        }
+    }
+
+    /// Peers that want nothing of a seed make room for those that do.
+    pub(in crate::swarm) fn leave_seeds(&mut self, now: Time) {
+        if !self.is_complete() {
+            return;
+        }
+        for key in self.peers.keys() {
+            let Some(session) = self.peers.session(key).filter(|session| session.ready()) else {
+                continue;
+            };
+            if session.is_seed() {
+                self.close(now, key);
+            } else {
+                session.interested(false);
+            }
+        }
+    }
+}
+
+/// Events.
+impl Swarm {
+    fn take_in(&mut self, now: Time, key: PeerKey, bytes: &[u8], base: usize) {
+        while let Some(event) = self.peers.session(key).and_then(Session::poll_event) {
+            self.handle_event(now, key, event, bytes, base);
+        }
+    }
+
+    fn handle_event(&mut self, now: Time, key: PeerKey, event: Event, bytes: &[u8], base: usize) {
+        let bytes = &bytes[base..];
+        match event {
+            Event::Block { span, at } => {
+                self.handle_block(now, key, span, base + at.start..base + at.end);
+            }
+            Event::Have(piece) => self.handle_have(now, key, piece),
+            Event::Request(span) => self.handle_request(key, span),
+            Event::Rejected(span) => self.handle_rejected(key, span),
+            Event::Handshake { .. } => self.handle_handshake(now, key),
+            Event::Bitfield => self.handle_bitfield(now, key),
+            Event::Extended => {
+                let reqq = self.peers.session(key).map_or(1, |session| session.reqq());
+                if let Some(peer) = self.peers.get_mut(key) {
+                    peer.pace.set_depth_max(reqq);
+                }
+                self.ask_metadata(key);
+            }
+            Event::Choked => self.handle_choked(now, key),
+            Event::Unchoked => self.replan = true,
+            Event::Interested | Event::NotInterested => self.choose_uploads(now, true),
+            Event::AllowedFast(piece) => {
+                if let Some(peer) = self.peers.get_mut(key) {
+                    peer.allowed_fast.push(piece);
+                }
+            }
+            Event::MetadataRequest { piece } => self.handle_metadata_request(key, piece),
+            Event::Metadata { piece, total, at } => {
+                let info = self.metadata.handle_part(key, piece, total, &bytes[at]);
+                match info {
+                    Some(info) => self.outputs.push_back(Output::Metadata { info }),
+                    None => self.ask_metadata(key),
+                }
+            }
+            Event::MetadataRejected { .. } => {
+                self.metadata.handle_rejected(key);
+                for key in self.peers.keys() {
+                    self.ask_metadata(key);
+                }
+            }
+            Event::Suggested(_) | Event::Cancelled(_) | Event::ListenPort(_) => {}
+        }
+    }
+
+    fn handle_handshake(&mut self, now: Time, key: PeerKey) {
+        let id = self
+            .peers
+            .session(key)
+            .and_then(|session| session.remote_id());
+        let twin = self
+            .peers
+            .iter()
+            .any(|(other, peer)| other != key && peer.ready().and_then(Session::remote_id) == id);
+        if twin {
+            return self.close(now, key);
+        }
+        let complete = self.is_complete();
+        if let Some(peer) = self.peers.get_mut(key)
+            && let Some(session) = &mut peer.session
+        {
+            session.start(&self.have, complete);
+            let addr = peer.addr;
+            self.dialer.handle_shaken(addr);
+        }
+    }
+
+    fn handle_bitfield(&mut self, now: Time, key: PeerKey) {
+        let Some(torrent) = &mut self.torrent else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(key)
+            && let Some(session) = &peer.session
+            && peer.counted.is_none()
+        {
+            torrent.rarity.join(session.pieces(), session.is_seed());
+            peer.counted = Some(session.is_seed());
+        }
+        if self.is_complete() {
+            self.leave_seeds(now);
+        }
+        self.show_interest(key);
+        self.replan = true;
+    }
+
+    fn handle_have(&mut self, now: Time, key: PeerKey, piece: PieceIndex) {
+        if self
+            .peers
+            .get(key)
+            .is_some_and(|peer| peer.counted.is_none())
+        {
+            // Fast peers say so, others may begin with a `have`.
+            self.handle_bitfield(now, key);
+            return;
+        }
+        let (Some(torrent), Some(peer)) = (&mut self.torrent, self.peers.get_mut(key)) else {
+            return;
+        };
+        torrent.rarity.have(piece);
+        let Some(session) = &peer.session else { return };
+        if session.is_seed() && peer.counted == Some(false) {
+            torrent.rarity.leave(session.pieces(), false);
+            torrent.rarity.join(session.pieces(), true);
+            peer.counted = Some(true);
+            self.leave_seeds(now);
+        }
+        if !self.have.contains(piece.at()) {
+            self.show_interest(key);
+        }
+    }
+
+    fn handle_choked(&mut self, now: Time, key: PeerKey) {
+        let Some(peer) = self.peers.get(key) else {
+            return;
+        };
+        // A fast peer rejects each (BEP 6).
+        if peer.ready().is_some_and(|session| !session.fast()) {
+            let asked: Vec<Block> = peer.asked().collect();
+            for block in asked {
+                self.forget(key, block);
+            }
+        }
+        self.orphan(now, Only::Peer(key));
+        self.replan = true;
+    }
+
+    fn handle_rejected(&mut self, key: PeerKey, span: BlockSpan) {
+        let block = self
+            .torrent
+            .as_ref()
+            .and_then(|torrent| torrent.layout.block_at(span));
+        if let Some(block) = block {
+            self.forget(key, block);
+            self.replan = true;
+        }
+    }
+
+    /// The peer will not bring this block.
+    fn forget(&mut self, key: PeerKey, block: Block) {
+        let Some(torrent) = &self.torrent else {
+            return;
+        };
+        let len = torrent.layout.span(block).len;
+        if let Some(peer) = self.peers.get_mut(key)
+            && peer.handle_lost(block, len)
+        {
+            self.release(block, key);
+        }
+    }
+
+    fn handle_block(&mut self, now: Time, key: PeerKey, span: BlockSpan, at: Range<usize>) {
+        let len = u64::from(span.len);
+        self.stats.bytes.from_peers += len;
+        let (Some(torrent), Some(peer)) = (&mut self.torrent, self.peers.get_mut(key)) else {
+            return;
+        };
+        let Some(block) = torrent.layout.block_at(span) else {
+            self.stats.bytes.wasted += len;
+            return;
+        };
+        if let Some(error_s) = peer.handle_block(now, block, span.len) {
+            self.supply.handle_arrival(error_s);
+        }
+        let arrival = torrent.requests.arrive(block, key, Source::Peer(peer.addr));
+        let base = torrent.layout.span_range(span).start;
+        let mut stored = 0;
+        for part in arrival.parts {
+            if part.is_empty() {
+                continue;
+            }
+            stored += u64::from(part.end - part.start);
+            let range = ByteRange::new(base + u64::from(part.start), base + u64::from(part.end));
+            let at = at.start + part.start as usize..at.start + part.end as usize;
+            self.outputs.push_back(Output::Store { range, at });
+        }
+        self.stats.bytes.wasted += len - stored;
+        if let Some(rival) = arrival.rival {
+            self.cancel(rival, block);
+        }
+    }
+
+    fn handle_request(&mut self, key: PeerKey, span: BlockSpan) {
+        let held = self.have.contains(span.piece.at());
+        let valid = self
+            .torrent
+            .as_ref()
+            .is_some_and(|torrent| torrent.layout.holds(span));
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(session) = &mut peer.session else {
+            return;
+        };
+        if held && valid {
+            session.upload(span);
+            peer.serving = Some(span.piece);
+        } else {
+            session.reject(span);
+        }
+    }
+
+    fn handle_metadata_request(&mut self, key: PeerKey, piece: u32) {
+        let Some(session) = self.peers.session(key) else {
+            return;
+        };
+        match (self.metadata.part(piece), self.metadata.known()) {
+            (Some(part), Some(info)) => {
+                let total = u32::try_from(info.len()).expect("R30 bounds metadata");
+                session.send_metadata(piece, total, part);
+            }
+            _ => session.reject_metadata(piece),
+        }
+    }
+
+    pub(in crate::swarm) fn ask_metadata(&mut self, key: PeerKey) {
+        if self.torrent.is_some() {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(session) = &mut peer.session else {
+            return;
+        };
+        let Some(len) = session.metadata_len() else {
+            return;
+        };
+        let pieces = self.metadata.requests(key, len);
+        for piece in &pieces {
+            session.request_metadata(*piece);
+        }
+        if !pieces.is_empty() {
+            wake(&mut self.outputs, key, &mut peer.woken);
+        }
+    }
+
+    /// What the peer said before is judged by the metadata, and it hears what we have.
+    pub(in crate::swarm) fn tell_metainfo(&mut self, key: PeerKey, count: u32, info_len: u32) {
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(session) = &mut peer.session else {
+            return;
+        };
+        if let Err(fault) = session.know_pieces(count, info_len) {
+            return self.give_up(now, key, fault);
+        }
+        if !session.ready() {
+            return;
+        }
+        for piece in self.have.ones() {
+            let piece = u32::try_from(piece).expect("at most the pieces");
+            session.have(PieceIndex(piece));
+        }
+        wake(&mut self.outputs, key, &mut peer.woken);
+        self.handle_bitfield(now, key);
+    }
+}
+
+/// Interest, and peers that are late.
+impl Swarm {
+    pub(in crate::swarm) fn interest_all(&mut self) {
+        for key in self.peers.keys() {
+            self.show_interest(key);
+        }
+    }
+
+    /// Shown once and kept: some clients punish those who change their mind.
+    fn show_interest(&mut self, key: PeerKey) {
+        if !self.wanting() || self.upload_only {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(session) = peer.session.as_mut().filter(|session| session.ready()) else {
+            return;
+        };
+        if !session.is_interesting() && lacks_some(&self.have, session.pieces()) {
+            session.interested(true);
+            wake(&mut self.outputs, key, &mut peer.woken);
+        }
+    }
+
+    /// At a timeout: keep-alive, hand-shake and idle limits, and overdue blocks.
+    pub(in crate::swarm) fn check_peer(&mut self, now: Time, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(session) = &mut peer.session else {
+            return;
+        };
+        if now >= session.next_timeout() {
+            if let Err(fault) = session.handle_timeout(now) {
+                return self.give_up(now, key, fault);
+            }
+            wake(&mut self.outputs, key, &mut peer.woken);
+        }
+        if !peer.look(now) {
+            return;
+        }
+        self.replan = true;
+        if peer.is_dead(now) {
+            peer.snubbed = true;
+            self.orphan(now, Only::Peer(key));
+            let asked: Vec<Block> = self.asked_of(key);
+            for block in asked {
+                self.cancel(key, block);
+                self.release(block, key);
+            }
+        } else {
+            self.hedge(now, key);
+        }
+    }
+
+    /// The overdue blocks of a peer that a reader needs soon, or that are the last ones, are asked
+    /// of the next best.
+    fn hedge(&mut self, now: Time, late: PeerKey) {
+        let spare = SPARE_BYTES + self.stats.bytes.from_peers / SPARE_DIVISOR;
+        for block in self.asked_of(late) {
+            let Some(torrent) = &mut self.torrent else {
+                return;
+            };
+            let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
+            let urgent = picker.is_urgent(block.piece);
+            let waited_for = self.readers.iter().any(|(_, reader)| {
+                reader.is_waiting() && torrent.layout.piece_of(reader.ready()) == block.piece
+            });
+            let last = torrent.requests.is_all_asked();
+            let bought = self.stats.duplicates * u64::from(crate::units::BLOCK_LEN) > spare;
+            if !(urgent || last) || (bought && !waited_for) {
+                continue;
+            }
+            let able = self.peers.iter().filter(|(other, peer)| {
+                let session = peer.ready();
+                *other != late
+                    && peer.delivers()
+                    && peer.room() > 0
+                    && session.is_some_and(|session| session.has(block.piece))
+            });
+            let Some(other) = able.min_by_key(|(_, peer)| peer.eta()).map(|(key, _)| key) else {
+                continue;
+            };
+            if torrent.requests.take_second(block, other)
+                && let Some(peer) = self.peers.get_mut(other)
+            {
+                peer.ask(now, block, torrent.layout.span(block));
+                wake(&mut self.outputs, other, &mut peer.woken);
+                self.stats.duplicates += 1;
+            }
+        }
+    }
+
+    fn asked_of(&self, key: PeerKey) -> Vec<Block> {
+        self.peers
+            .get(key)
+            .map_or_else(Vec::new, |peer| peer.asked().collect())
+    }
+}
+
+fn lacks_some(have: &FixedBitSet, theirs: &FixedBitSet) -> bool {
+    !theirs.is_subset(have)
+}
