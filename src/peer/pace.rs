@@ -16,6 +16,8 @@ pub const DEPTH_MAX: u32 = 512;
 pub const DEPTH_MIN: u32 = 2;
 /// Work queued at the peer beyond the round trip (DESIGN §8): what a seek has to wait for.
 const QUEUE: Duration = Duration::from_millis(300);
+/// With so much in flight a round is a measure, even if more was wanted: the caller has limits too.
+const ENOUGH: u64 = 64 * BLOCK_LEN as u64;
 /// Time constant of the rate, in time spent waiting for blocks.
 const RATE_MEMORY: Duration = Duration::from_secs(2);
 /// The round trip may have grown if no answer in this time was as quick as foreseen.
@@ -130,7 +132,7 @@ impl Pace {
 
     pub fn handle_received(&mut self, now: Time, bytes: u64) {
         let wanted = u64::from(self.depth()) * u64::from(BLOCK_LEN);
-        self.round.limited |= self.outstanding.saturating_mul(2) < wanted;
+        self.round.limited |= self.outstanding < ENOUGH.min(wanted / 2);
         self.quiet = now;
         self.delivered += bytes;
         self.outstanding = self.outstanding.saturating_sub(bytes);

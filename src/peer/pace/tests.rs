@@ -167,6 +167,25 @@ fn a_link_that_slows_down_is_noticed() {
 }
 
 #[test]
+fn a_caller_that_asks_for_less_than_the_depth_still_measures() {
+    let mut pace = Pace::new();
+    let mut link = Link::new(100e6, Duration::from_millis(5));
+    let run = |link: &mut Link, pace: &mut Pace| {
+        for _ in 0..20_000 {
+            while link.arrivals.len() < 128.min(pace.depth() as usize) {
+                link.ask(pace);
+            }
+            link.step(pace);
+        }
+    };
+    run(&mut link, &mut pace);
+    assert!(near(pace.rate(), 100e6, 0.15), "{}", pace.rate());
+    link.rate = 20e6;
+    run(&mut link, &mut pace);
+    assert!(near(pace.rate(), 20e6, 0.15), "{}", pace.rate());
+}
+
+#[test]
 fn asking_little_does_not_make_a_peer_look_slow_but_lateness_does() {
     let mut pace = Pace::new();
     let mut link = Link::new(4e6, Duration::from_millis(30));
