@@ -101,12 +101,13 @@ pub struct Options {
         long,
         value_name = "ADDR",
         env = "BITTUBE_LISTEN",
+        value_parser = socket_addr,
         value_delimiter = ','
     )]
     pub listen: Vec<SocketAddr>,
 
     /// Where `bittube status` and the dashboard ask; loopback only [default: 127.0.0.1:8082]
-    #[arg(long, value_name = "ADDR", env = "BITTUBE_ADMIN")]
+    #[arg(long, value_name = "ADDR", env = "BITTUBE_ADMIN", value_parser = socket_addr)]
     pub admin: Option<SocketAddr>,
 
     /// Where other peers connect; may be repeated [default: 0.0.0.0:10234]
@@ -114,6 +115,7 @@ pub struct Options {
         long,
         value_name = "ADDR",
         env = "BITTUBE_PEER_LISTEN",
+        value_parser = socket_addr,
         value_delimiter = ','
     )]
     pub peer_listen: Vec<SocketAddr>,
@@ -142,7 +144,7 @@ pub struct Options {
     /// Allow private and loopback addresses as origin, tracker and peer, for a LAN or for tests
     #[arg(long, env = "BITTUBE_ALLOW_PRIVATE", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
-        value_parser = BoolishValueParser::new())]
+        value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub allow_private: Option<bool>,
 
     /// More certificate authorities for https, as a PEM file
@@ -152,7 +154,7 @@ pub struct Options {
     /// Also serve as an HTTP proxy: `http_proxy=localhost:8081`, and pages need no change
     #[arg(long, env = "BITTUBE_PROXY", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
-        value_parser = BoolishValueParser::new())]
+        value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub proxy: Option<bool>,
 
     /// A further name by which players may call this machine; may be repeated
@@ -181,7 +183,7 @@ pub struct Options {
     /// Let --listen name addresses that others can reach; needs --allow-site
     #[arg(long, env = "BITTUBE_PUBLIC", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
-        value_parser = BoolishValueParser::new())]
+        value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub public: Option<bool>,
 
     /// What is logged, such as debug or bittube::swarm=trace,warn [default: info]
@@ -191,7 +193,7 @@ pub struct Options {
     /// Log as JSON, one object a line
     #[arg(long, env = "BITTUBE_LOG_JSON", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
-        value_parser = BoolishValueParser::new())]
+        value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub log_json: Option<bool>,
 }
 
@@ -491,6 +493,11 @@ fn filled<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
 
 fn refused(why: impl Into<String>) -> BadConfig {
     BadConfig::Refused(why.into())
+}
+
+fn socket_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| String::from("write it as 127.0.0.1:8081 or [::1]:8081"))
 }
 
 const POLICIES: [(&str, OriginPolicy); 4] = [

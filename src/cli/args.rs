@@ -28,7 +28,8 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "Without a command, `serve` runs. An option on the command line outranks \
-    the environment (BITTUBE_*), which outranks the configuration file.";
+    the environment (BITTUBE_LISTEN for --listen, and so on), which outranks the configuration \
+    file (listen = [\"127.0.0.1:8081\"]).";
 
 /// Options that every command takes, though not every one shows them all.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -164,12 +165,16 @@ impl Given {
 fn parser() -> Parser {
     let hide = |command: Parser, shown: &[&str]| {
         command.mut_args(|arg| {
-            let is_common = is_common(arg.get_id().as_str());
-            let hidden = is_common && !shown.contains(&arg.get_id().as_str());
-            arg.hide(hidden)
+            let hidden =
+                is_common(arg.get_id().as_str()) && !shown.contains(&arg.get_id().as_str());
+            arg.hide(hidden).hide_env(true)
         })
     };
-    SHOWN.iter().fold(Args::command(), |parser, (name, shown)| {
+    let parser = Args::command().mut_args(|arg| arg.hide_env(true));
+    let parser = parser.mut_subcommand("serve", |command| {
+        command.mut_args(|arg| arg.hide_env(true))
+    });
+    SHOWN.iter().fold(parser, |parser, (name, shown)| {
         let shown = [shown, SHOWN_ALWAYS.as_slice()].concat();
         parser.mut_subcommand(name, |command| hide(command, &shown))
     })
@@ -315,6 +320,8 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert!(error.use_stderr(), "{line}");
         }
+        let error = parse("--listen 8081").unwrap_err().to_string();
+        assert!(error.contains("127.0.0.1:8081"), "it says how: {error}");
         for line in ["--help", "get --help", "--version"] {
             assert!(!parse(line).expect_err(line).use_stderr(), "{line}");
         }

@@ -57,8 +57,8 @@ impl Health {
         });
     }
 
-    /// A good answer's bytes; ends a run of failures.
-    pub fn handle_bytes(&mut self) {
+    /// A fetch is complete, or a long one gets on; ends a run of failures.
+    pub fn handle_success(&mut self) {
         self.failures = 0;
     }
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_doubles_from_the_second_failure_and_ends_with_good_bytes() {
+    fn the_pause_doubles_from_the_second_failure_and_ends_with_a_success() {
         let mut health = Health::new();
         let now = Time::from_secs(100);
         health.handle_failure(now, None);
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
         assert_eq!(health.down_until(now), Some(Time::from_secs(160)));
         assert_eq!(health.down_until(Time::from_secs(160)), None);
-        health.handle_bytes();
+        health.handle_success();
         health.handle_failure(Time::from_secs(200), None);
         assert_eq!(health.down_until(Time::from_secs(200)), None);
     }

@@ -1,6 +1,10 @@
 //! All connections to one file at its origin: ranges in, bytes out, and every way that can fail.
 
-use std::collections::{BTreeMap, VecDeque};
+mod conns;
+mod known;
+mod queue;
+
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,8 +16,13 @@ use crate::origin::OriginFailed;
 use crate::origin::answer::{Answer, SKIP_MAX, Span, judge};
 use crate::origin::health::Health;
 use crate::origin::pin::Pin;
+pub use crate::origin::pool::conns::ConnKey;
+use crate::origin::pool::conns::{Conns, Doing};
+pub use crate::origin::pool::known::Ranges;
+use crate::origin::pool::known::{Known, Use};
+use crate::origin::pool::queue::Queue;
 use crate::origin::redirect::{follow, same_site};
-use crate::origin::session::{Ask, Eof, Event, Session};
+use crate::origin::session::{Ask, Eof, Event};
 use crate::origin::transfer::{Fetch, Transfer};
 use crate::units::{ByteRange, Time};
 
@@ -21,16 +30,8 @@ use crate::units::{ByteRange, Time};
 pub const CONNS_MAX: usize = 2;
 /// Open-ended fetches under way, each on a connection beside those.
 pub const STREAMS_MAX: usize = 4;
-/// Fetches that wait for a connection.
-const QUEUE_MAX: usize = 256;
 /// Bytes that nobody wants any more and that are received all the same, to keep the connection.
 const DRAIN_MAX: u64 = 256 * 1024;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Until the head is whole.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After the queue was full.
 const RETRY_FULL: Duration = Duration::from_secs(1);
 
@@ -38,10 +39,6 @@ const _: () = assert!(
     DRAIN_MAX <= SKIP_MAX,
     "skipping delays a fetch, draining only the next"
 );
-
-/// A connection of this pool; no key is used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnKey(pub usize);
 
 #[derive(Debug)]
 pub enum Output {
@@ -58,7 +55,8 @@ pub enum Output {
     Close {
         conn: ConnKey,
     },
-    /// The first usable answer to a fetch; `total`: bytes of the whole file.
+    /// The first usable answer to a fetch; `total`: bytes of the whole file. There is none if the
+    /// fetch begins just where the file ends: that is done at once.
     Head {
         key: u64,
         head: Box<ResponseHead>,
@@ -82,58 +80,17 @@ pub enum Output {
     Changed,
 }
 
-/// Whether the origin heeds `Range`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ranges {
-    Unknown,
-    Heeded,
-    Ignored,
-}
-
 pub struct Pool {
-    url: Url,
-    /// `url`, or where it last redirected to.
-    target: Url,
     via: String,
-    pin: Option<Pin>,
-    ranges: Ranges,
-    /// Cleared for an origin that answers 200 to an `If-Range` that holds.
-    if_range_works: bool,
+    known: Known,
+    /// For good: another version of the file than the pinned one was met.
     changed: bool,
     health: Health,
     /// The last time that was handed in.
     seen: Time,
-    /// Urgent ones first.
-    queue: Vec<Fetch>,
-    conns: BTreeMap<ConnKey, Conn>,
-    next_conn: usize,
-    /// One, once a second connection was refused beside a first that works.
-    conns_max: usize,
+    queue: Queue,
+    conns: Conns,
     outputs: VecDeque<Output>,
-}
-
-struct Conn {
-    url: Url,
-    session: Session,
-    opened: Time,
-    doing: Doing,
-}
-
-enum Doing {
-    Connecting(Time),
-    Idle(Time),
-    Asked {
-        fetch: Box<Fetch>,
-        sent: Time,
-        /// With `If-Range`.
-        conditional: bool,
-    },
-    Receiving(Box<Transfer>),
-    /// The rest of an answer that is of no use.
-    Draining {
-        since: Time,
-        left: u64,
-    },
 }
 
 impl Pool {
@@ -141,35 +98,29 @@ impl Pool {
     pub fn new(mut url: Url, agent: String) -> Self {
         url.set_fragment(None);
         Self {
-            target: url.clone(),
-            url,
             via: agent,
-            pin: None,
-            ranges: Ranges::Unknown,
-            if_range_works: true,
+            known: Known::new(url),
             changed: false,
             health: Health::new(),
             seen: Time::ZERO,
-            queue: Vec::new(),
-            conns: BTreeMap::new(),
-            next_conn: 0,
-            conns_max: CONNS_MAX,
+            queue: Queue::new(),
+            conns: Conns::new(),
             outputs: VecDeque::new(),
         }
     }
 
     /// What the good answers said of the file.
     pub const fn pin(&self) -> Option<&Pin> {
-        self.pin.as_ref()
+        self.known.pin()
     }
 
     pub const fn ranges(&self) -> Ranges {
-        self.ranges
+        self.known.ranges()
     }
 
     /// Where the file is asked for now: the URL, or where it redirected to.
     pub const fn target(&self) -> &Url {
-        &self.target
+        self.known.target()
     }
 
     /// Time to the first byte, and the best recent rate in bytes a second.
@@ -190,19 +141,14 @@ impl Pool {
             self.outputs.push_back(Output::Done { key });
             return;
         }
-        let remembered = self.target != self.url;
-        let fetch = Fetch::new(key, range, urgent, self.target.clone(), remembered);
-        if self.queue.len() >= QUEUE_MAX {
+        let at = self.known.target().clone();
+        let fetch = Fetch::new(key, range, urgent, at, self.known.is_redirected());
+        if self.queue.is_full() {
             let error = OriginFailed::passing(RETRY_FULL, "too many fetches wait");
             self.fail(&fetch, error);
             return;
         }
-        let place = if urgent {
-            self.queue.partition_point(|queued| queued.urgent)
-        } else {
-            self.queue.len()
-        };
-        self.queue.insert(place, fetch);
+        self.queue.push(fetch);
         self.dispatch(now);
     }
 
@@ -210,15 +156,10 @@ impl Pool {
     /// little is left, since the bytes are paid for; else its connection is closed and it fails.
     pub fn cancel(&mut self, now: Time, key: u64) -> bool {
         self.seen = now;
-        if let Some(place) = self.queue.iter().position(|fetch| fetch.key == key) {
-            self.queue.remove(place);
+        if self.queue.take(key).is_some() {
             return true;
         }
-        let running = self.conns.iter().find_map(|(conn, state)| {
-            let fetch = state.fetch().filter(|fetch| fetch.key == key)?;
-            Some((*conn, fetch.left()))
-        });
-        if let Some((conn, left)) = running
+        if let Some((conn, left)) = self.conns.running(key)
             && left > DRAIN_MAX
             && let Some(fetch) = self.close(conn)
         {
@@ -232,19 +173,15 @@ impl Pool {
     /// the silence is not the origin's fault.
     pub fn hold(&mut self, now: Time, key: u64, held: bool) {
         self.seen = now;
-        for conn in self.conns.values_mut() {
-            if let Doing::Receiving(transfer) = &mut conn.doing
-                && transfer.fetch.key == key
-            {
-                transfer.hold(now, held);
-            }
+        if let Some(transfer) = self.conns.transfer_mut(key) {
+            transfer.hold(now, held);
         }
     }
 
     /// An error without `retry` is taken to hold for all that is asked of that host.
     pub fn handle_connected(&mut self, now: Time, key: ConnKey, result: Result<(), OriginFailed>) {
         self.seen = now;
-        let Some(conn) = self.conns.get_mut(&key) else {
+        let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
         match result {
@@ -254,7 +191,7 @@ impl Pool {
             }
             Err(error) => {
                 let url = conn.url.clone();
-                self.conns.remove(&key);
+                self.conns.remove(key);
                 self.not_connected(now, &url, error);
             }
         }
@@ -266,7 +203,7 @@ impl Pool {
         self.seen = now;
         let mut used = 0;
         loop {
-            let Some(conn) = self.conns.get_mut(&key) else {
+            let Some(conn) = self.conns.get_mut(key) else {
                 used = bytes.len();
                 break;
             };
@@ -287,7 +224,7 @@ impl Pool {
                 }
                 Err(broken) => {
                     if let Some(fetch) = self.close(key) {
-                        self.fail_passing(now, &fetch, broken.to_string());
+                        self.fail_passing(now, &fetch, &broken.to_string());
                     }
                 }
             }
@@ -307,14 +244,12 @@ impl Pool {
     }
 
     pub fn next_timeout(&self) -> Time {
-        let deadlines = self.conns.values().map(Conn::deadline);
-        deadlines.min().unwrap_or(Time::NEVER)
+        self.conns.next_timeout()
     }
 
     pub fn handle_timeout(&mut self, now: Time) {
         self.seen = now;
-        let due = self.conns.iter().filter(|(_, conn)| conn.deadline() <= now);
-        for key in due.map(|(key, _)| *key).collect::<Vec<_>>() {
+        for key in self.conns.due(now) {
             self.handle_due(now, key);
         }
         self.dispatch(now);
@@ -325,7 +260,7 @@ impl Pool {
     }
 
     fn handle_head(&mut self, now: Time, key: ConnKey, head: Box<ResponseHead>, framing: Framing) {
-        let conn = self.conns.get_mut(&key).expect("its session spoke");
+        let conn = self.conns.get_mut(key).expect("its session spoke");
         let drain = Doing::Draining {
             since: now,
             left: DRAIN_MAX,
@@ -356,7 +291,7 @@ impl Pool {
                     fetch.at = to;
                     fetch.hops += 1;
                     fetch.remembered = false;
-                    self.requeue(fetch);
+                    self.queue.push_again(fetch);
                 }
                 Err(error) => self.fail(&fetch, error),
             },
@@ -384,39 +319,31 @@ impl Pool {
         head: Box<ResponseHead>,
         span: &Span,
     ) {
-        let said = Pin::of(&head, span.total);
-        if self.pin.as_ref().is_some_and(|pin| !pin.agrees(&said)) {
-            self.handle_changed(&fetch);
-            return;
-        }
-        if !span.whole {
-            self.ranges = Ranges::Heeded;
-        } else if conditional {
-            // It answers as if the file had changed, but it has not.
-            self.if_range_works = false;
-            if fetch.next > 0 {
+        match self.known.learn(&fetch, conditional, &head, span) {
+            Use::Take => {}
+            Use::AskPlainly => {
                 self.close(key);
-                self.requeue(fetch);
+                self.queue.push_again(fetch);
                 return;
             }
-        } else {
-            self.ranges = Ranges::Ignored;
-            if fetch.next > SKIP_MAX {
+            Use::GiveUp => {
                 self.close(key);
                 self.fail(&fetch, ranges_ignored());
                 return;
             }
-        }
-        self.pin.get_or_insert_default().learn(said);
-        self.target = fetch.at.clone();
-        fetch.hops = 0;
-        let total = self.length();
-        if let Some(total) = total {
-            if total <= fetch.next && total > 0 {
+            Use::Beyond => {
                 self.close(key);
-                self.handle_beyond(&fetch, Some(total));
+                self.handle_beyond(&fetch, self.known.length());
                 return;
             }
+            Use::Changed => {
+                self.handle_changed(&fetch);
+                return;
+            }
+        }
+        fetch.hops = 0;
+        let total = self.known.length();
+        if let Some(total) = total {
             fetch.clamp(total);
         }
         if !fetch.announced {
@@ -424,23 +351,16 @@ impl Pool {
             let key = fetch.key;
             self.outputs.push_back(Output::Head { key, head, total });
         }
-        let conn = self.conns.get_mut(&key).expect("its session spoke");
+        let conn = self.conns.get_mut(key).expect("its session spoke");
         conn.doing = Doing::Receiving(Box::new(Transfer::new(now, fetch, span)));
         self.finish_if_complete(now, key);
     }
 
     /// The file ends before the next byte that is wanted.
     fn handle_beyond(&mut self, fetch: &Fetch, total: Option<u64>) {
-        let said = Pin {
-            length: total,
-            ..Pin::default()
-        };
-        if self.pin.as_ref().is_some_and(|pin| !pin.agrees(&said)) {
+        if !self.known.learn_length(total) {
             self.handle_changed(fetch);
             return;
-        }
-        if total.is_some() {
-            self.pin.get_or_insert_default().learn(said);
         }
         if fetch.is_stream() && total == Some(fetch.next) {
             self.outputs.push_back(Output::Done { key: fetch.key });
@@ -454,7 +374,7 @@ impl Pool {
         self.changed = true;
         self.outputs.push_back(Output::Changed);
         self.fail(fetch, file_changed());
-        for key in self.conns.keys().copied().collect::<Vec<_>>() {
+        for key in self.conns.keys() {
             if let Some(fetch) = self.close(key) {
                 self.fail(&fetch, file_changed());
             }
@@ -462,10 +382,9 @@ impl Pool {
     }
 
     fn handle_data(&mut self, now: Time, key: ConnKey, data: Range<usize>) {
-        let conn = self.conns.get_mut(&key).expect("its session spoke");
+        let conn = self.conns.get_mut(key).expect("its session spoke");
         match &mut conn.doing {
             Doing::Receiving(transfer) => {
-                self.health.handle_bytes();
                 if let Some((at, offset)) = transfer.handle_data(now, data, &mut self.health) {
                     let key = transfer.fetch.key;
                     self.outputs.push_back(Output::Body { key, at, offset });
@@ -481,7 +400,7 @@ impl Pool {
 
     /// All bytes of the fetch are out: what is left of the body is drained if it is little.
     fn finish_if_complete(&mut self, now: Time, key: ConnKey) {
-        let conn = self.conns.get_mut(&key).expect("its session spoke");
+        let conn = self.conns.get_mut(key).expect("its session spoke");
         let Doing::Receiving(transfer) = &mut conn.doing else {
             return;
         };
@@ -489,6 +408,7 @@ impl Pool {
             return;
         }
         transfer.measure(now, &mut self.health);
+        self.health.handle_success();
         let drain = transfer.left().unwrap_or(DRAIN_MAX) <= DRAIN_MAX;
         self.outputs.push_back(Output::Done {
             key: transfer.fetch.key,
@@ -504,10 +424,10 @@ impl Pool {
 
     /// The answer is whole.
     fn handle_end(&mut self, now: Time, key: ConnKey) {
-        let conn = self.conns.get_mut(&key).expect("its session spoke");
+        let conn = self.conns.get_mut(key).expect("its session spoke");
         let reusable = conn.session.reusable();
         let ended = std::mem::replace(&mut conn.doing, Doing::Idle(now));
-        if !reusable || self.plain_conns() > self.conns_max {
+        if !reusable || self.conns.is_over() {
             self.close(key);
         }
         if let Doing::Receiving(transfer) = ended {
@@ -517,29 +437,29 @@ impl Pool {
 
     /// A body ended before the fetch was complete; `whole`: as its head said it would.
     fn handle_short(&mut self, now: Time, transfer: Transfer, whole: bool) {
-        if whole && self.length().is_none() && transfer.left().is_none() {
+        if whole && self.known.length().is_none() && transfer.left().is_none() {
             // No head said how long the file is; now it is known.
-            let length = Some(transfer.at());
-            self.pin.get_or_insert_default().length = length;
-            let Fetch { key, .. } = transfer.fetch;
+            self.known.learn_length(Some(transfer.at()));
+            let Fetch { key, range, .. } = transfer.fetch;
+            if transfer.at() <= range.start {
+                self.handle_beyond(&transfer.fetch, Some(transfer.at()));
+                return;
+            }
+            self.health.handle_success();
             self.outputs.push_back(Output::Done { key });
             return;
         }
         let mut fetch = transfer.fetch;
         if fetch.resume() {
-            self.requeue(fetch);
+            self.queue.push_again(fetch);
         } else {
-            self.fail_passing(
-                now,
-                &fetch,
-                String::from("the body broke off again and again"),
-            );
+            self.fail_passing(now, &fetch, "the body broke off again and again");
         }
     }
 
     fn handle_eof(&mut self, now: Time, key: ConnKey, orderly: bool) {
         self.seen = now;
-        let Some(mut conn) = self.conns.remove(&key) else {
+        let Some(mut conn) = self.conns.remove(key) else {
             return;
         };
         let eof = conn.session.handle_eof(orderly);
@@ -555,10 +475,12 @@ impl Pool {
                 // A kept connection may close just as it is used again (RFC 9112 §9.3.1).
                 if eof == Eof::Unanswered && sent > conn.opened && !fetch.retried {
                     fetch.retried = true;
-                    self.close_idle();
-                    self.requeue(*fetch);
+                    while let Some(idle) = self.conns.any_idle() {
+                        self.close(idle);
+                    }
+                    self.queue.push_again(*fetch);
                 } else {
-                    self.fail_passing(now, &fetch, String::from("closed without an answer"));
+                    self.fail_passing(now, &fetch, "closed without an answer");
                 }
             }
             Doing::Receiving(transfer) => self.handle_short(now, *transfer, eof == Eof::Whole),
@@ -567,7 +489,7 @@ impl Pool {
     }
 
     fn handle_due(&mut self, now: Time, key: ConnKey) {
-        let Some(conn) = self.conns.get_mut(&key) else {
+        let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
         let url = conn.url.clone();
@@ -587,30 +509,17 @@ impl Pool {
         if connecting {
             self.not_connected(now, &url, OriginFailed::passing(Duration::ZERO, why));
         } else if let Some(fetch) = fetch {
-            self.fail_passing(now, &fetch, String::from(why));
+            self.fail_passing(now, &fetch, why);
         }
     }
 
     /// A connection to `url`'s host was wanted and did not come about.
     fn not_connected(&mut self, now: Time, url: &Url, error: OriginFailed) {
-        let elsewhere = !same_site(url, &self.url);
-        if elsewhere
-            && self
-                .queue
-                .iter()
-                .any(|f| f.remembered && same_site(&f.at, url))
-        {
+        if !same_site(url, self.known.url()) && self.queue.remembers(url) {
             self.forget_target();
             return;
         }
-        if error.retry.is_some()
-            && self
-                .conns
-                .values()
-                .any(|conn| conn.is_connected() && same_site(&conn.url, url))
-        {
-            // Some hosts allow one connection a client.
-            self.conns_max = 1;
+        if error.retry.is_some() && self.conns.reaches(url) && self.conns.allow_one() {
             return;
         }
         let lasting = error.retry.is_none();
@@ -618,8 +527,7 @@ impl Pool {
             .retry
             .map(|retry| retry.max(self.health.handle_failure(now, None)));
         let error = OriginFailed { retry, ..error };
-        while let Some(place) = self.queue.iter().position(|f| same_site(&f.at, url)) {
-            let fetch = self.queue.remove(place);
+        while let Some(fetch) = self.queue.take_for(url) {
             self.fail(&fetch, error.clone());
             if !lasting {
                 break;
@@ -630,18 +538,13 @@ impl Pool {
     /// Starts what can be started.
     fn dispatch(&mut self, now: Time) {
         self.refuse_queued(now);
-        let mut streams = self.conns.values().filter(|conn| conn.is_stream()).count();
-        let mut coming: Vec<Url> = self
-            .conns
-            .values()
-            .filter(|conn| matches!(conn.doing, Doing::Connecting(_)))
-            .map(|conn| conn.url.clone())
-            .collect();
+        let mut streams = self.conns.streams();
+        let mut coming = self.conns.coming();
         let mut place = 0;
         while let Some(fetch) = self.queue.get(place) {
             if fetch.is_stream() && streams >= STREAMS_MAX {
                 place += 1;
-            } else if let Some(conn) = self.idle_conn(&fetch.at) {
+            } else if let Some(conn) = self.conns.idle_for(&fetch.at) {
                 let fetch = self.queue.remove(place);
                 streams += usize::from(fetch.is_stream());
                 self.ask(now, conn, fetch);
@@ -650,11 +553,14 @@ impl Pool {
                 place += 1;
             } else {
                 let url = fetch.at.clone();
-                if self.plain_conns() >= self.conns_max {
-                    self.close_one_idle();
+                if !self.conns.has_room()
+                    && let Some(idle) = self.conns.any_idle()
+                {
+                    self.close(idle);
                 }
-                if self.plain_conns() < self.conns_max {
-                    self.connect(now, url);
+                if self.conns.has_room() {
+                    let conn = self.conns.connect(now, url.clone());
+                    self.outputs.push_back(Output::Connect { conn, url });
                 }
                 place += 1;
             }
@@ -664,14 +570,13 @@ impl Pool {
     /// Fails what waits in the queue for nothing.
     fn refuse_queued(&mut self, now: Time) {
         let down = self.health.down_until(now);
-        let ignored = self.ranges == Ranges::Ignored;
         let mut place = 0;
         while let Some(fetch) = self.queue.get(place) {
             let error = if self.changed {
                 file_changed()
             } else if let Some(until) = down {
                 OriginFailed::passing(until.since(now), "the origin is left alone for a while")
-            } else if ignored && fetch.next > SKIP_MAX {
+            } else if !self.known.serves(fetch.next) {
                 ranges_ignored()
             } else {
                 place += 1;
@@ -683,12 +588,8 @@ impl Pool {
     }
 
     fn ask(&mut self, now: Time, key: ConnKey, fetch: Fetch) {
-        let if_range = self
-            .pin
-            .as_ref()
-            .filter(|_| self.if_range_works)
-            .and_then(Pin::if_range);
-        let conn = self.conns.get_mut(&key).expect("it was idle");
+        let if_range = self.known.if_range();
+        let conn = self.conns.get_mut(key).expect("it was idle");
         let bytes = conn.session.request(&Ask {
             url: &fetch.at,
             range: Some(ByteRange::new(fetch.next, fetch.range.end)),
@@ -704,79 +605,25 @@ impl Pool {
         self.outputs.push_back(Output::Send { conn: key, bytes });
     }
 
-    fn connect(&mut self, now: Time, url: Url) {
-        let conn = ConnKey(self.next_conn);
-        self.next_conn += 1;
-        self.conns.insert(
-            conn,
-            Conn {
-                url: url.clone(),
-                session: Session::new(),
-                opened: now,
-                doing: Doing::Connecting(now),
-            },
-        );
-        self.outputs.push_back(Output::Connect { conn, url });
-    }
-
-    fn idle_conn(&self, at: &Url) -> Option<ConnKey> {
-        self.conns
-            .iter()
-            .find(|(_, conn)| matches!(conn.doing, Doing::Idle(_)) && same_site(&conn.url, at))
-            .map(|(key, _)| *key)
-    }
-
-    fn plain_conns(&self) -> usize {
-        self.conns.values().filter(|conn| !conn.is_stream()).count()
-    }
-
-    fn close_one_idle(&mut self) -> bool {
-        let idle =
-            |(key, conn): (&ConnKey, &Conn)| matches!(conn.doing, Doing::Idle(_)).then_some(*key);
-        let found = self.conns.iter().find_map(idle);
-        found.is_some_and(|key| {
-            self.close(key);
-            true
-        })
-    }
-
-    fn close_idle(&mut self) {
-        while self.close_one_idle() {}
-    }
-
     /// Forgets a connection; returns the fetch it was for.
     fn close(&mut self, key: ConnKey) -> Option<Fetch> {
-        let conn = self.conns.remove(&key)?;
+        let conn = self.conns.remove(key)?;
         self.outputs.push_back(Output::Close { conn: key });
-        match conn.doing {
-            Doing::Asked { fetch, .. } => Some(*fetch),
-            Doing::Receiving(transfer) => Some(transfer.fetch),
-            Doing::Connecting(_) | Doing::Idle(_) | Doing::Draining { .. } => None,
-        }
-    }
-
-    /// Before the others of its urgency: it has waited already.
-    fn requeue(&mut self, fetch: Fetch) {
-        let urgent = |queued: &Fetch| queued.urgent && !fetch.urgent;
-        let place = self.queue.partition_point(urgent);
-        self.queue.insert(place, fetch);
+        conn.into_fetch()
     }
 
     fn ask_original(&mut self, fetch: Fetch) {
-        self.requeue(fetch);
+        self.queue.push_again(fetch);
         self.forget_target();
     }
 
     /// What waits for the remembered target begins again at the URL itself.
     fn forget_target(&mut self) {
-        self.target = self.url.clone();
-        for fetch in self.queue.iter_mut().filter(|fetch| fetch.remembered) {
-            fetch.at = self.url.clone();
-            fetch.remembered = false;
-        }
+        self.known.forget_target();
+        self.queue.start_over(self.known.url());
     }
 
-    fn fail_passing(&mut self, now: Time, fetch: &Fetch, why: String) {
+    fn fail_passing(&mut self, now: Time, fetch: &Fetch, why: &str) {
         let retry = self.health.handle_failure(now, None);
         self.fail(fetch, OriginFailed::passing(retry, why));
     }
@@ -784,38 +631,6 @@ impl Pool {
     fn fail(&mut self, fetch: &Fetch, error: OriginFailed) {
         let key = fetch.key;
         self.outputs.push_back(Output::Failed { key, error });
-    }
-
-    fn length(&self) -> Option<u64> {
-        self.pin.as_ref().and_then(|pin| pin.length)
-    }
-}
-
-impl Conn {
-    fn fetch(&self) -> Option<&Fetch> {
-        match &self.doing {
-            Doing::Asked { fetch, .. } => Some(fetch),
-            Doing::Receiving(transfer) => Some(&transfer.fetch),
-            Doing::Connecting(_) | Doing::Idle(_) | Doing::Draining { .. } => None,
-        }
-    }
-
-    fn is_stream(&self) -> bool {
-        self.fetch().is_some_and(Fetch::is_stream)
-    }
-
-    const fn is_connected(&self) -> bool {
-        !matches!(self.doing, Doing::Connecting(_))
-    }
-
-    fn deadline(&self) -> Time {
-        match &self.doing {
-            Doing::Connecting(since) => *since + CONNECT_TIMEOUT,
-            Doing::Idle(since) => *since + IDLE_TIMEOUT,
-            Doing::Asked { sent, .. } => *sent + FIRST_BYTE_TIMEOUT,
-            Doing::Receiving(transfer) => transfer.deadline(),
-            Doing::Draining { since, .. } => *since + DRAIN_TIMEOUT,
-        }
     }
 }
 

@@ -128,6 +128,7 @@ impl Transfer {
         self.sample.1 += len;
         if self.sample.1 >= SAMPLE_LEN {
             self.measure(now, health);
+            health.handle_success();
         }
         let come = ByteRange::new(self.at, self.at.saturating_add(len));
         self.at = come.end;

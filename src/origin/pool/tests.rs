@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// What the scripted server does with one request.
@@ -314,6 +316,17 @@ fn a_200_without_length_ends_with_the_connection() {
     rig.fetch(1, 0..TO_END);
     assert_eq!(rig.done, [] as [u64; 0]);
     assert_eq!(rig.range_of(1), "9000-");
+}
+
+#[test]
+fn a_200_that_ends_before_the_range_is_like_a_416() {
+    let body = || [b"HTTP/1.0 200 OK\r\n\r\n".to_vec(), film(0..100)].concat();
+    let mut rig = Rig::with([Reply::Close(body())]);
+    rig.fetch(1, 500..600);
+    assert_eq!(rig.only_failure().status, Some(416));
+    let mut rig = Rig::with([Reply::Close(body())]);
+    rig.fetch(1, 100..TO_END);
+    rig.assert_done(1, 0);
 }
 
 #[test]
@@ -807,6 +820,28 @@ fn a_second_connection_that_is_refused_is_done_without() {
     assert_eq!(rig.connected.len(), 2);
 }
 
+#[test]
+fn a_host_that_allows_but_its_stream_is_not_asked_for_ever() {
+    let mut rig = Rig::with([]);
+    rig.fetch(1, 0..TO_END);
+    rig.refuse = Some(OriginFailed::passing(Duration::ZERO, "refused"));
+    rig.fetch(2, 10..20);
+    assert_eq!(rig.only_failure().why, "refused");
+    assert_eq!(rig.connected.len(), 2);
+}
+
+#[test]
+fn an_origin_that_only_ever_begins_is_left_alone() {
+    let mut rig = Rig::with([]);
+    for key in 0..2 {
+        rig.fetch(key, 0..MIB);
+        rig.bytes(rig.last, &part(0..MIB, MIB, TAG)[..50 * KIB as usize]);
+        rig.sleep(Duration::from_secs(21));
+    }
+    assert_eq!(rig.failed.len(), 2);
+    assert!(rig.pool.down_until().is_some());
+}
+
 // Time.
 
 #[test]
@@ -926,11 +961,12 @@ proptest::proptest! {
     /// Whatever a server sends, every fetch ends once, and no byte comes twice or out of place.
     #[test]
     fn every_fetch_ends(
-        replies in proptest::collection::vec((0u8..12, 0u64..3000, 1u64..3000), 0..20),
+        replies in proptest::collection::vec((0u8..15, 0u64..3000, 1u64..3000), 0..20),
+        junk in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
         fetches in proptest::collection::vec((0u64..3000, 1u64..3000), 1..8),
     ) {
         let script = replies.into_iter().map(|(kind, start, len)| {
-            let range = start..(start + len).min(4000).max(start + 1);
+            let range = start..(start + len).min(4000);
             match kind {
                 0..=3 => Reply::Answer(part(range, 4000, TAG)),
                 4 => Reply::Close(part(range, 4000, TAG)),
@@ -940,6 +976,12 @@ proptest::proptest! {
                 8 => Reply::Answer(status("302 F", "Location: http://cdn/\r\n")),
                 9 => Reply::Close(Vec::new()),
                 10 => Reply::Answer(status("404 No", "")),
+                11 => Reply::Close([b"HTTP/1.0 200 OK\r\n\r\n".to_vec(), film(0..range.end)].concat()),
+                13 => Reply::Answer(junk.clone()),
+                12 => {
+                    let head = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", range.end);
+                    Reply::Answer([head.into_bytes(), film(0..range.end), b"\r\n0\r\n\r\n".to_vec()].concat())
+                }
                 _ => Reply::Silence,
             }
         });
