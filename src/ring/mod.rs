@@ -7,5 +7,6 @@ pub mod mailbox;
 pub mod mapping;
 mod ops;
 pub mod runtime;
+pub mod signals;
 pub mod stream;
 mod watchdog;

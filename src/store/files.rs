@@ -9,7 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom};
+use rustix::fs::{
+    Advice, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags,
+    SeekFrom, Stat,
+};
 use rustix::io::Errno;
 
 use crate::ring::mapping::Mapping;
@@ -37,6 +40,15 @@ impl Place {
         match self {
             Self::Store(dir) => Ok(rustix::fs::fsync(dir)?),
             Self::External(..) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::Store(dir) = self {
+            // A child that is between fork and exec holds a copy of this descriptor.
+            let _ = rustix::fs::flock(dir, FlockOperation::Unlock);
         }
     }
 }
@@ -115,10 +127,11 @@ impl Files {
             }
         };
         let stat = rustix::fs::fstat(&file).map_err(io::Error::from)?;
-        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        // A planted hard link would make our writes somebody else's file.
-        let ours = stat.st_nlink <= 1 || matches!(*self.place, Place::External(..));
-        if !regular || !ours {
+        let ours = match *self.place {
+            Place::Store(_) => is_ours(&stat),
+            Place::External(..) => is_regular(&stat),
+        };
+        if !ours {
             return Err(Disk::Io(io::ErrorKind::InvalidInput.into()));
         }
         Ok(file)
@@ -235,7 +248,8 @@ impl Files {
             return None;
         };
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = rustix::fs::statat(dir, index.to_string(), flags).ok()?;
+        let stat = rustix::fs::statat(dir, index.to_string(), flags);
+        let stat = stat.ok().filter(is_ours)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         Some((FileMark::read(&stat, true), size))
     }
@@ -250,12 +264,21 @@ impl Files {
     }
 }
 
+fn is_regular(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// A planted hard link would make our writes somebody else's file.
+fn is_ours(stat: &Stat) -> bool {
+    is_regular(stat) && stat.st_nlink <= 1
+}
+
 pub(crate) fn size(file: impl AsFd) -> io::Result<u64> {
     Ok(u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0))
 }
 
 /// `st_blocks` counts 512 bytes whatever the file system.
-pub(crate) fn blocks_len(stat: &rustix::fs::Stat) -> u64 {
+pub(crate) fn blocks_len(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0) * 512
 }
 

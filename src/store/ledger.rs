@@ -335,16 +335,22 @@ fn weigh(
             continue;
         }
         let number = u32::try_from(index).expect("R31 bounds files");
-        let Some((mark, size)) = files.mark(index) else {
+        let Some((mut mark, size)) = files.mark(index) else {
             continue;
         };
-        claims.files.insert(number, mark);
+        let len = extent.range.len();
         let known = before
             .get(&number)
             .is_some_and(|was| was.is(&mark, same_boot));
-        if known && size == extent.range.len() {
+        if known && size == len {
             sound.insert(index);
         }
+        if size > len {
+            let file = files.file(index)?;
+            file.set_len(len)?;
+            mark = FileMark::of(&file, true)?;
+        }
+        claims.files.insert(number, mark);
     }
     if claims.damaged {
         claims.synced.clear();

@@ -222,6 +222,13 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A child that is between fork and exec holds a copy of this descriptor.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
 fn read_note(lock: &File) -> Option<String> {
     use std::io::Read as _;
     let mut text = String::new();

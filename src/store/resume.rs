@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 
 use crate::store::Disk;
 use crate::store::files::open_beneath;
@@ -27,7 +27,7 @@ const VERSION: u8 = 1;
 pub(crate) const NAME: &str = "journal";
 const NAME_NEW: &str = "journal.new";
 /// A journal is rewritten once it is longer than this and than four records a piece.
-const COMPACT_LEN_MIN: u64 = 1 << 20;
+const COMPACT_LEN_MIN: u64 = 1 << 18;
 /// Of a journal's bytes that are read at all; more is no journal of ours.
 const JOURNAL_LEN_MAX: u64 = 1 << 30;
 
@@ -125,7 +125,25 @@ impl Journal {
     }
 
     /// Replaces the journal in `dir` by one that says `claims`; `durable` if there was one before.
+    /// On a full disk the old one makes room: should the new one fail, all data is hashed again.
     pub(crate) fn create(
+        dir: BorrowedFd<'_>,
+        info_hash: InfoHash,
+        claims: &Claims,
+        durable: bool,
+    ) -> Result<Self, Disk> {
+        match Self::write_new(dir, info_hash, claims, durable) {
+            Err(Disk::Full) if durable => {
+                for name in [NAME_NEW, NAME] {
+                    let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+                }
+                Self::write_new(dir, info_hash, claims, durable)
+            }
+            other => other,
+        }
+    }
+
+    fn write_new(
         dir: BorrowedFd<'_>,
         info_hash: InfoHash,
         claims: &Claims,

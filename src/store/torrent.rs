@@ -186,7 +186,7 @@ impl Torrent {
             return Ok(());
         }
         for index in stored_files(&self.layout) {
-            if self.files.allocated(index) == 0 {
+            if self.files.mark(index).is_none() || self.files.allocated(index) == 0 {
                 continue;
             }
             for data in self.files.data(index)? {

@@ -1,3 +1,9 @@
+//! The store against real files.
+
+mod faults;
+mod kill;
+mod room;
+
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -7,6 +13,7 @@ use sha1::{Digest as _, Sha1};
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::resume::Record;
 use crate::torrent::metainfo::{self, Builder, FileEntry};
 use crate::units::{BLOCK_LEN, ByteRange, PieceIndex, Time};
 
