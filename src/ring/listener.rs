@@ -188,6 +188,13 @@ mod tests {
         let listeners = Listener::bind_shared(LOOPBACK.into(), 2).unwrap();
         let to = listeners[0].local_addr();
         assert!(to.port() != 0 && listeners.iter().all(|one| one.local_addr() == to));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let client = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                client.connect(&to.into()).unwrap();
+                client
+            })
+            .collect();
         let (count, counted) = std::sync::mpsc::channel();
         let shards: Vec<_> = listeners
             .into_iter()
@@ -209,14 +216,10 @@ mod tests {
                 })
             })
             .collect();
-        for _ in 0..CLIENTS {
-            let client = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            client.connect(&to.into()).unwrap();
-        }
         shards
             .into_iter()
             .for_each(|shard| shard.join().unwrap().unwrap());
-        drop(count);
+        drop((count, clients));
         let taken: Vec<usize> = counted.iter().collect();
         assert_eq!(taken.iter().sum::<usize>(), CLIENTS);
         assert!(taken.iter().all(|&taken| taken > 0), "{taken:?}");

@@ -302,7 +302,7 @@ mod tests {
     fn short_sleeps_are_not_cut_to_milliseconds() {
         let mut waits: Vec<_> = run(async {
             let mut waits = Vec::new();
-            for _ in 0..21 {
+            for _ in 0..101 {
                 let start = now();
                 sleep(Duration::from_micros(200)).await;
                 waits.push(now().since(start));
@@ -312,7 +312,8 @@ mod tests {
         .unwrap();
         waits.sort();
         assert!(waits[0] >= Duration::from_micros(200));
-        assert!(waits[5] < Duration::from_millis(1), "{waits:?}");
+        // Tokio's timer would take the rest of each millisecond.
+        assert!(waits[5] < Duration::from_micros(700), "{waits:?}");
     }
 
     #[test]
