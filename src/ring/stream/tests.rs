@@ -59,18 +59,17 @@ fn a_dropped_read_closes_the_connection() {
         ends.map(|end| end.ok()).collect::<Vec<_>>()
     });
     ring(async {
+        // Both halves live on: it is the dropped read alone that closes.
+        let mut halves = Vec::new();
         for socket in sockets {
             let (mut receiver, sender) = Stream::new(socket).split();
             let read = receiver.recv(Buffer::take(SMALL), None);
             assert!(tokio::time::timeout(MILLI, read).await.is_err());
-            // The sender lives on: it is the dropped read alone that closes.
-            runtime::spawn(async move {
-                runtime::sleep(10 * SECOND).await;
-                drop(sender);
-            });
+            halves.push((receiver, sender));
         }
         let ends = runtime::blocking(|| ends.join().unwrap()).await.unwrap();
         assert_eq!(ends, [Some(0); 50]);
+        drop(halves);
     });
 }
 
@@ -407,6 +406,14 @@ fn peek_waits_for_more_and_takes_nothing() {
         // A receive after it waits for no more than one byte.
         let (result, _) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
         assert_eq!(result.unwrap(), 8);
+        let write = runtime::blocking(move || {
+            thread::park_timeout(20 * MILLI);
+            peer.write_all(b"?").unwrap();
+            peer
+        });
+        let (result, _) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
+        assert_eq!(result.unwrap(), 1);
+        let mut peer = write.await.unwrap();
         let write = runtime::blocking(move || {
             thread::park_timeout(20 * MILLI);
             peer.write_all(b"TP/1.1").unwrap();
