@@ -204,6 +204,15 @@ impl Torrent {
         &self.have
     }
 
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether bytes of this piece were written that have no verdict yet.
+    pub fn has_begun(&self, piece: PieceIndex) -> bool {
+        self.in_flight.contains_key(&piece)
+    }
+
     /// Claimed, to be hashed before they count: see [`Self::rehash_job`]. Writing to one is
     /// allowed and ends the doubt.
     pub fn suspect(&self) -> &FixedBitSet {

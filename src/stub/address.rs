@@ -89,6 +89,16 @@ impl Address {
         })
     }
 
+    /// Every URL that it names as a URL; a magnet link's are checked where they are used.
+    pub fn urls(&self) -> impl Iterator<Item = &Url> {
+        let (trackers, main): (&[Url], _) = match self {
+            Self::Video { trackers, video } => (trackers, Some(video)),
+            Self::Torrent { url, trackers, .. } => (trackers, Some(url)),
+            Self::Magnet { .. } => (&[], None),
+        };
+        trackers.iter().chain(main)
+    }
+
     /// Equal for addresses that name the same torrent or the same video, whichever file and
     /// trackers they add: these belong on one shard.
     pub fn key(&self) -> String {

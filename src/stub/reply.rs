@@ -3,6 +3,7 @@
 //! Heads are written from scratch. Nothing of a request's or an origin's text gets into one, save
 //! an origin that was approved and the validators made here.
 
+use std::borrow::Cow;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -53,11 +54,12 @@ pub struct Plan {
 }
 
 /// An answer that carries no media. Its body is `{"error": code, "detail": detail}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub status: u16,
     pub code: &'static str,
-    pub detail: &'static str,
+    /// Our own words; never text of a request, an origin or a torrent.
+    pub detail: Cow<'static, str>,
     /// When it is worth to ask again: of 429 and 503.
     pub retry_after: Option<Duration>,
     /// The connection's framing is lost, or it is not ours to keep.
@@ -143,16 +145,25 @@ impl Failure {
     }
 
     /// A head that was begun and not finished in time (R25).
-    pub const TIMEOUT: Self = Self {
-        close: true,
-        ..failure(408, "timeout", "the request's head took too long")
-    };
+    pub const TIMEOUT: Self =
+        Self::new(408, "timeout", "the request's head took too long").closing();
 
     /// No room for one more stream (R26).
-    pub const BUSY: Self = Self {
-        retry_after: Some(Duration::from_secs(5)),
-        ..failure(503, "busy", "as many streams as there may be")
-    };
+    pub const BUSY: Self =
+        Self::new(503, "busy", "as many streams as there may be").retry_in(Duration::from_secs(5));
+
+    /// The connection ends with it.
+    #[must_use]
+    pub const fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn retry_in(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
 }
 
 impl From<BadRequest> for Failure {
@@ -439,13 +450,13 @@ fn failed(
     minor: u8,
 ) -> Plan {
     #[derive(Serialize)]
-    struct Body {
+    struct Body<'a> {
         error: &'static str,
-        detail: &'static str,
+        detail: &'a str,
     }
     let body = Body {
         error: failure.code,
-        detail: failure.detail,
+        detail: &failure.detail,
     };
     let body = serde_json::to_vec(&body).expect("two strings");
     if failure.status == 405 {
@@ -475,7 +486,7 @@ const fn failure(status: u16, code: &'static str, detail: &'static str) -> Failu
     Failure {
         status,
         code,
-        detail,
+        detail: Cow::Borrowed(detail),
         retry_after: None,
         close: false,
     }

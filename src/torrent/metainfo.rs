@@ -241,6 +241,18 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Of `data` as one file.
+    pub fn of(name: &str, piece_len: u32, data: &[u8]) -> Self {
+        let step = usize::try_from(piece_len).expect("fits memory");
+        Self {
+            name: name.to_owned(),
+            piece_len,
+            length: u64::try_from(data.len()).expect("fits"),
+            hashes: data.chunks(step).map(|piece| Sha1::digest(piece).into()).collect(),
+            ..Self::default()
+        }
+    }
+
     pub fn build(&self) -> Vec<u8> {
         let length = i64::try_from(self.length).expect("R31 bounds lengths");
         self.finish(Encoder::new().int(b"length", length))
@@ -277,18 +289,7 @@ impl Builder {
 
 /// The .torrent of `data` as one file.
 pub fn make(name: &str, piece_len: u32, data: &[u8]) -> Vec<u8> {
-    let step = usize::try_from(piece_len).expect("fits memory");
-    Builder {
-        name: name.to_owned(),
-        piece_len,
-        length: u64::try_from(data.len()).expect("fits"),
-        hashes: data
-            .chunks(step)
-            .map(|piece| Sha1::digest(piece).into())
-            .collect(),
-        ..Builder::default()
-    }
-    .build()
+    Builder::of(name, piece_len, data).build()
 }
 
 /// Piece length for a file of `length` bytes that plays at `bitrate` bytes a second: at most half

@@ -1,0 +1,571 @@
+//! One address on its shard: found once, then shared by every player that asks for it.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+use url::Url;
+
+use crate::http::head::ResponseHead;
+use crate::origin::OriginFailed;
+use crate::origin::pin::Pin;
+use crate::resolve::discover::Ask;
+use crate::resolve::discover::Discover;
+use crate::resolve::discover::Found;
+use crate::resolve::discover::Outcome;
+use crate::resolve::discover::Unfound;
+use crate::resolve::discover::choose_file;
+use crate::ring::runtime;
+use crate::shard::Shard;
+use crate::shard::fetch;
+use crate::shard::host::Host;
+use crate::shard::origin::OriginHost;
+use crate::shard::origin::Pipe;
+use crate::shard::origin::Sink;
+use crate::stub::address::Address;
+use crate::stub::gate::Provenance;
+use crate::stub::media;
+use crate::stub::media::Media;
+use crate::stub::reply;
+use crate::stub::reply::Entity;
+use crate::stub::reply::Failure;
+use crate::swarm::dialer::Found as Heard;
+use crate::torrent::magnet::Magnet;
+use crate::torrent::metainfo::Metainfo;
+use crate::units::ByteRange;
+use crate::units::InfoHash;
+use crate::units::ShardId;
+use crate::units::Time;
+
+/// Films known on one shard; beyond it the one unused longest makes room.
+const FILMS_MAX: usize = 10_000;
+/// A film without a torrent is looked for again after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Peers of a magnet have this long to give its metadata.
+const METADATA_WAIT: Duration = Duration::from_secs(60);
+/// An origin has this long to confirm a film to a site.
+const CONFIRM_WAIT: Duration = Duration::from_secs(10);
+/// Sites remembered of one film.
+const SITES_MAX: usize = 64;
+/// Web seeds joined of one torrent.
+const WEB_SEEDS_MAX: usize = 8;
+
+pub struct Film {
+    shard: Weak<Shard>,
+    pub key: String,
+    pub address: Address,
+    /// The web server of a video address.
+    pub origin: Option<Rc<OriginHost>>,
+    state: RefCell<State>,
+    pub changed: Notify,
+    events: RefCell<VecDeque<Event>>,
+    wake: Notify,
+    /// What the first bytes are (R18); `None` until somebody has looked.
+    pub sniffed: Cell<Option<Option<Media>>>,
+    /// Sites that have seen this film's origin answer (R13).
+    pub sites: RefCell<BTreeSet<String>>,
+    pub used_at: Cell<Time>,
+    since: Time,
+    origin_told: Cell<bool>,
+}
+
+#[derive(Clone)]
+pub enum State {
+    Resolving,
+    Here {
+        host: Rc<Host>,
+        file: usize,
+    },
+    /// The swarm lives on another shard; the next request moves there.
+    Elsewhere(ShardId),
+    /// No torrent: the origin's bytes as they are.
+    Passthrough,
+    Failed(Failure),
+}
+
+enum Event {
+    Body(u64, Result<Vec<u8>, Unfound>),
+    OriginHead(Box<ResponseHead>, Option<u64>),
+    OriginFailed,
+}
+
+impl Film {
+    /// The film of this address, found or being found.
+    pub fn open(shard: &Rc<Shard>, address: Address) -> Rc<Self> {
+        let key = identity(&address);
+        let now = shard.now();
+        if let Some(film) = shard.films.borrow().get(&key)
+            && !film.stale(now)
+        {
+            film.used_at.set(now);
+            film.add_trackers(&address);
+            return film.clone();
+        }
+        let origin = match &address {
+            Address::Video { video, .. } => Some(OriginHost::start(shard, video.clone())),
+            _ => None,
+        };
+        let film = Rc::new(Self {
+            shard: Rc::downgrade(shard),
+            key: key.clone(),
+            address,
+            origin,
+            state: RefCell::new(State::Resolving),
+            changed: Notify::new(),
+            events: RefCell::default(),
+            wake: Notify::new(),
+            sniffed: Cell::new(None),
+            sites: RefCell::default(),
+            used_at: Cell::new(now),
+            since: now,
+            origin_told: Cell::new(false),
+        });
+        let mut films = shard.films.borrow_mut();
+        if films.len() >= FILMS_MAX {
+            let oldest = films.values().min_by_key(|film| film.used_at.get());
+            if let Some(oldest) = oldest.cloned() {
+                films.remove(&oldest.key);
+                shard.shared.directory.forget_film(&oldest.address.key());
+            }
+        }
+        films.insert(key, film.clone());
+        runtime::spawn(film.clone().resolve());
+        film
+    }
+
+    /// Another address of the same video may name other trackers.
+    fn add_trackers(&self, address: &Address) {
+        if self.address != *address
+            && let Address::Video { trackers, .. } = address
+            && let State::Here { host, .. } = &*self.state.borrow()
+        {
+            host.add_trackers(trackers.iter().map(|url| vec![url.to_string()]).collect());
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Found nothing a while ago, or what it found no longer holds.
+    fn stale(&self, now: Time) -> bool {
+        let changed = self
+            .origin
+            .as_ref()
+            .is_some_and(|origin| origin.changed.get());
+        let retry = match &*self.state.borrow() {
+            State::Passthrough | State::Failed(_) => now.since(self.since) > RETRY_AFTER,
+            State::Here { host, .. } => host.ended.get(),
+            State::Resolving | State::Elsewhere(_) => false,
+        };
+        changed || retry
+    }
+
+    /// The origin's first answer, seen by whichever player asked first.
+    pub fn handle_origin_head(&self, head: &ResponseHead, total: Option<u64>) {
+        if !self.origin_told.replace(true) {
+            let event = Event::OriginHead(Box::new(head.clone()), total);
+            self.events.borrow_mut().push_back(event);
+            self.wake.notify_one();
+        }
+    }
+
+    pub fn handle_origin_failed(&self) {
+        if !self.origin_told.replace(true) {
+            self.events.borrow_mut().push_back(Event::OriginFailed);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until it is known what this film is, at most `wait`.
+    pub async fn settled(&self, wait: Duration) -> State {
+        let until = runtime::now() + wait;
+        loop {
+            let changed = self.changed.notified();
+            if !matches!(*self.state.borrow(), State::Resolving) {
+                return self.state();
+            }
+            let left = until.since(runtime::now());
+            if left.is_zero() {
+                return State::Resolving;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = runtime::sleep(left) => {}
+            }
+        }
+    }
+
+    fn settle(&self, state: State) {
+        *self.state.borrow_mut() = state;
+        self.changed.notify_waiters();
+    }
+
+    fn fail(&self, failure: Failure) {
+        self.settle(State::Failed(failure));
+    }
+
+    async fn resolve(self: Rc<Self>) {
+        let Some(shard) = self.shard.upgrade() else {
+            return;
+        };
+        let ask = match &self.address {
+            Address::Video { trackers, video } => Ask::Video {
+                video: video.clone(),
+                trackers: trackers.clone(),
+            },
+            Address::Torrent {
+                url,
+                path,
+                trackers,
+            } => Ask::Torrent {
+                url: url.clone(),
+                path: path.clone(),
+                trackers: trackers.clone(),
+            },
+            Address::Magnet { query, path } => match Magnet::parse(query) {
+                Ok(magnet) => Ask::Magnet {
+                    magnet,
+                    path: path.clone(),
+                },
+                Err(error) => {
+                    tracing::info!(%error, "a bad magnet link");
+                    return self.fail(Failure::new(400, "bad-magnet", "not a magnet link to play"));
+                }
+            },
+        };
+        let mut discover = Discover::new(shard.now(), ask);
+        if let Address::Video { video, .. } = &self.address
+            && let Some((metainfo, validator)) = shard.shared.store.recall(video.as_str())
+        {
+            discover.recall(metainfo, validator);
+        }
+        loop {
+            while let Some(get) = discover.poll_output() {
+                self.get(&shard, get);
+            }
+            if let Some(outcome) = discover.take_outcome() {
+                return self.conclude(&shard, outcome).await;
+            }
+            let event = self.events.borrow_mut().pop_front();
+            match event {
+                Some(Event::Body(id, body)) => discover.handle_body(shard.now(), id, body),
+                Some(Event::OriginHead(head, total)) => {
+                    let url = self.origin.as_ref().map(|origin| &origin.url);
+                    if let Some(url) = url {
+                        discover.handle_origin_head(shard.now(), url, &head, total);
+                    }
+                }
+                Some(Event::OriginFailed) => discover.handle_origin_failed(shard.now()),
+                None => {
+                    let wait = discover.next_timeout().since(shard.now());
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = runtime::sleep(wait) => discover.handle_timeout(shard.now()),
+                    }
+                }
+            }
+            while let Some(warning) = discover.poll_warning() {
+                let host = warning.url.as_ref().and_then(Url::host_str);
+                tracing::warn!(host, why = warning.why, "a torrent is not used");
+            }
+        }
+    }
+
+    fn get(self: &Rc<Self>, shard: &Rc<Shard>, get: crate::resolve::discover::Get) {
+        let film = self.clone();
+        let shard = shard.clone();
+        runtime::spawn(async move {
+            let body = fetch::get(&shard, get.url, get.limit).await;
+            let body = body.map_err(|failed: OriginFailed| Unfound {
+                status: failed.status,
+                why: failed.why,
+            });
+            film.events
+                .borrow_mut()
+                .push_back(Event::Body(get.id, body));
+            film.wake.notify_one();
+        });
+    }
+
+    async fn conclude(self: &Rc<Self>, shard: &Rc<Shard>, outcome: Outcome) {
+        match outcome {
+            Outcome::Passthrough => self.settle(State::Passthrough),
+            Outcome::Failed {
+                status,
+                code,
+                detail,
+            } => {
+                tracing::info!(status, code, detail, "the address was not found");
+                self.fail(Failure {
+                    detail: detail.into(),
+                    ..Failure::new(status, code, "")
+                });
+            }
+            Outcome::Torrent(found) => self.conclude_torrent(shard, *found).await,
+            Outcome::Magnet { magnet, path } => {
+                self.conclude_magnet(shard, &magnet, path.as_deref()).await;
+            }
+        }
+    }
+
+    /// False, with the film settled elsewhere, if another shard has the swarm already.
+    fn claim(&self, shard: &Rc<Shard>, info_hash: InfoHash) -> bool {
+        let home = shard.shared.directory.claim_swarm(info_hash, shard.id);
+        if home != shard.id {
+            shard.shared.directory.move_film(&self.address.key(), home);
+            self.settle(State::Elsewhere(home));
+        }
+        home == shard.id
+    }
+
+    async fn conclude_torrent(self: &Rc<Self>, shard: &Rc<Shard>, found: Found) {
+        let Found {
+            metainfo,
+            file,
+            trackers,
+            web_seeds,
+            peers,
+            ..
+        } = found;
+        if !self.claim(shard, metainfo.info_hash) {
+            return;
+        }
+        let host = match shard.host(metainfo.info_hash) {
+            Some(host) => {
+                host.add_trackers(trackers);
+                host
+            }
+            None => Host::start(shard, metainfo.info_hash, trackers),
+        };
+        let metainfo = Rc::new(metainfo);
+        if host.metainfo.borrow().is_none() {
+            match shard.shared.store.open_torrent(&metainfo) {
+                Ok(torrent) => host.know(metainfo.clone(), torrent),
+                Err(error) => {
+                    tracing::error!(%error, "the store cannot take this torrent");
+                    return self.settle_without_store();
+                }
+            }
+        }
+        self.remember(shard, &metainfo);
+        self.join_origins(shard, &host, web_seeds, file);
+        self.settle(State::Here {
+            host: host.clone(),
+            file,
+        });
+        host.add_addresses(&fetch::addresses(&peers).await, Heard::Magnet);
+    }
+
+    /// The disk refused: the origin plays the film, where there is one.
+    fn settle_without_store(&self) {
+        if self.origin.is_some() {
+            self.settle(State::Passthrough);
+        } else {
+            self.fail(Failure::new(
+                507,
+                "store",
+                "the store cannot take this torrent",
+            ));
+        }
+    }
+
+    async fn conclude_magnet(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        magnet: &Magnet,
+        path: Option<&str>,
+    ) {
+        if !self.claim(shard, magnet.info_hash) {
+            return;
+        }
+        let tiers = magnet
+            .trackers
+            .iter()
+            .map(|url| vec![url.clone()])
+            .collect();
+        let host = match shard.host(magnet.info_hash) {
+            Some(host) => {
+                host.add_trackers(tiers);
+                host
+            }
+            None => Host::start(shard, magnet.info_hash, tiers),
+        };
+        if host.metainfo.borrow().is_none()
+            && let Some(metainfo) = shard.shared.store.recall_hash(magnet.info_hash)
+            && let Ok(torrent) = shard.shared.store.open_torrent(&metainfo)
+        {
+            host.know(Rc::new(metainfo), torrent);
+        }
+        let peers = fetch::addresses(&magnet.peers).await;
+        host.add_addresses(&peers, Heard::Magnet);
+        let Some(metainfo) = host.metainfo_within(METADATA_WAIT).await else {
+            shard.films.borrow_mut().remove(&self.key);
+            let detail = "no peer gave this magnet's metadata in time";
+            return self.fail(Failure::new(504, "no-metadata", detail));
+        };
+        let Some(file) = choose_file(&metainfo, path, magnet.select.as_deref()) else {
+            let detail = "the torrent has no such file";
+            return self.fail(Failure::new(404, "no-such-file", detail));
+        };
+        let seeds = metainfo.web_seeds.iter().chain(&magnet.web_seeds);
+        let seeds = seeds.filter_map(|seed| metainfo.web_seed_url(seed, file));
+        let seeds = seeds.filter_map(|url| Url::parse(&url).ok()).collect();
+        self.join_origins(shard, &host, seeds, file);
+        self.remember(shard, &metainfo);
+        self.settle(State::Here { host, file });
+    }
+
+    /// The web servers that hold the file: the one asked for, whose bytes may go to its player as
+    /// they come, and those of BEP 19, which are believed once verified.
+    fn join_origins(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        host: &Rc<Host>,
+        web_seeds: Vec<Url>,
+        file: usize,
+    ) {
+        if let Some(origin) = &self.origin {
+            host.add_origin(origin.clone(), file, true);
+        }
+        for url in web_seeds.into_iter().take(WEB_SEEDS_MAX) {
+            let own = self.origin.as_ref().is_some_and(|origin| origin.url == url);
+            if matches!(url.scheme(), "http" | "https") && !own && !host.has_origin(&url) {
+                host.add_origin(OriginHost::start(shard, url), file, false);
+            }
+        }
+    }
+
+    /// What a player is told of a file of the swarm.
+    pub fn entity(&self, host: &Rc<Host>, file: usize) -> Entity {
+        let metainfo = host
+            .metainfo
+            .borrow()
+            .clone()
+            .expect("a film that is here has metainfo");
+        let entry = &metainfo.files[file];
+        let name = entry
+            .path
+            .last()
+            .map_or(metainfo.name.as_str(), String::as_str);
+        let pin = self.origin.as_ref().and_then(|origin| origin.pin());
+        let of_origin = pin
+            .as_ref()
+            .and_then(|pin| origin_tag(pin, Some(entry.length)));
+        let of_file = reply::etag_of_file(host.info_hash, file);
+        // One tag for the film whoever serves it: a player that began with the origin's bytes
+        // must find its If-Range true when the swarm answers, and the other way round.
+        let (etag, etag_before) = match of_origin {
+            Some(of_origin) => (of_origin, Some(of_file)),
+            None => (of_file, None),
+        };
+        Entity {
+            len: Some(entry.length),
+            etag: Some(etag),
+            etag_before,
+            last_modified: pin.as_ref().and_then(origin_date),
+            content_type: media::content_type(name, self.sniffed.get().flatten()),
+        }
+    }
+
+    /// What a player is told of the origin's own file.
+    pub fn origin_entity(&self, origin: &OriginHost, total: Option<u64>) -> Entity {
+        let pin = origin.pin();
+        Entity {
+            len: total,
+            etag: pin.as_ref().and_then(|pin| origin_tag(pin, total)),
+            etag_before: None,
+            last_modified: pin.as_ref().and_then(origin_date),
+            content_type: media::content_type(origin.url.path(), self.sniffed.get().flatten()),
+        }
+    }
+
+    /// Whether readers must be served by the origin although the film has a swarm.
+    pub fn origin_only(&self, host: &Host, now: Time) -> bool {
+        let usable = self
+            .origin
+            .as_ref()
+            .is_some_and(|origin| !origin.changed.get());
+        usable && !self.may_take_over(host, now)
+    }
+
+    /// Whether the swarm may serve what the origin began.
+    pub fn may_take_over(&self, host: &Host, now: Time) -> bool {
+        let same = self
+            .origin
+            .as_ref()
+            .is_none_or(|o| !o.changed.get() && !o.differs.get());
+        same && !host.is_full(now) && !host.ended.get()
+    }
+
+    /// R13: the site has heard from the origin itself that the film exists.
+    pub fn note_site(&self, from: &Provenance) {
+        if let Some(site) = &from.site {
+            let mut sites = self.sites.borrow_mut();
+            if sites.len() < SITES_MAX {
+                sites.insert(site.clone());
+            }
+        }
+    }
+
+    /// R13: a site's first request for a film that others watched waits for the origin's answer,
+    /// so that no page can tell what was watched by how fast it starts.
+    pub async fn confirm_site(&self, from: &Provenance) {
+        let known = from
+            .site
+            .as_ref()
+            .is_none_or(|site| self.sites.borrow().contains(site));
+        let Some(origin) = self.origin.as_ref().filter(|_| !known) else {
+            return;
+        };
+        let pipe = Rc::new(Pipe::default());
+        let key = origin.fetch(ByteRange::new(0, 1), true, Sink::Pass(pipe.clone()));
+        let answered = async {
+            while pipe.head.borrow().is_none() && pipe.end.borrow().is_none() {
+                pipe.wake.notified().await;
+            }
+        };
+        tokio::select! {
+            () = answered => {}
+            () = runtime::sleep(CONFIRM_WAIT) => origin.abandon(key),
+        }
+        self.note_site(from);
+    }
+
+    fn remember(&self, shard: &Rc<Shard>, metainfo: &Metainfo) {
+        let pin = self
+            .origin
+            .as_ref()
+            .and_then(|origin| Some((origin, origin.pin()?)));
+        let known = pin
+            .as_ref()
+            .and_then(|(origin, pin)| Some((origin.url.as_str(), pin.if_range()?)));
+        shard.shared.store.remember(metainfo, known);
+    }
+}
+
+/// What tells one film from another: the thing named, and which file of it.
+fn identity(address: &Address) -> String {
+    match address {
+        Address::Video { .. } => address.key(),
+        Address::Torrent { path, .. } => format!("{} {path:?}", address.key()),
+        Address::Magnet { query, path } => format!("magnet {query} {path:?}"),
+    }
+}
+
+fn origin_tag(pin: &Pin, len: Option<u64>) -> Option<String> {
+    pin.if_range()
+        .map(|validator| reply::etag_of_origin(validator, len))
+}
+
+fn origin_date(pin: &Pin) -> Option<SystemTime> {
+    pin.last_modified
+        .as_deref()
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+}

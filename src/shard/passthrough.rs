@@ -1,0 +1,440 @@
+//! A reply out of the origin: bounded ranges, until the film's swarm takes over or the end.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::http::body::BODY_END;
+use crate::http::body::Framing;
+use crate::http::body::RUN_END;
+use crate::http::body::run_head;
+use crate::http::head::Method;
+use crate::http::head::RequestHead;
+use crate::http::head::ResponseHead;
+use crate::http::range;
+use crate::http::range::Asked;
+use crate::origin::OriginFailed;
+use crate::ring::runtime;
+use crate::shard::Shard;
+use crate::shard::film::Film;
+use crate::shard::film::State;
+use crate::shard::host::Host;
+use crate::shard::origin::OriginHost;
+use crate::shard::origin::Pipe;
+use crate::shard::origin::Sink;
+use crate::shard::stub::Ended;
+use crate::shard::stub::Player;
+use crate::shard::stub::Request;
+use crate::shard::tally::Tally;
+use crate::stub::media;
+use crate::stub::media::SNIFF_LEN;
+use crate::stub::reply;
+use crate::stub::reply::Failure;
+use crate::units::ByteRange;
+
+/// Bytes asked of the origin at a time (DESIGN §3: at most 1 MiB).
+const GRANULE: u64 = 512 * 1024;
+/// Longer than any file (R31).
+const LENGTH_UNKNOWN: u64 = 1 << 60;
+/// Bytes kept for the swarm that may take over.
+const KEPT_MAX: usize = 1024 * 1024;
+/// With the origin failing, other ways to the film are waited for this long.
+const OTHER_WAYS_WAIT: Duration = Duration::from_secs(15);
+/// Slices in which kept bytes go to the swarm, so that the shard's other tasks get their turn.
+const FEED_SLICE: usize = 128 * 1024;
+
+/// R18: a page is given films, their playlists and subtitles, nothing else.
+pub const NOT_MEDIA: Failure = Failure::new(
+    502,
+    "not-media",
+    "not video, audio, a playlist or subtitles",
+);
+const NOTHING_KNOWN: Failure = Failure::new(502, "origin", "nothing is known of this address");
+
+/// Answers from the origin.
+pub async fn reply(
+    player: &mut Player,
+    shard: &Rc<Shard>,
+    film: &Rc<Film>,
+    request: &Request<'_>,
+) -> Ended {
+    let Some(origin) = film.origin.clone() else {
+        return player.fail(shard, request, &NOTHING_KNOWN).await;
+    };
+    let first = Fetch::start(&origin, first_range(request.head), true);
+    let answer = tokio::select! {
+        answer = first.answer() => answer,
+        () = player.receiver.hangup() => return Ended::Closed,
+    };
+    let (head, total) = match answer {
+        Ok(answer) => answer,
+        Err(error) => return other_ways(player, shard, film, request, &error).await,
+    };
+    film.handle_origin_head(&head, total);
+    if request.provenance.web {
+        film.note_site(&request.provenance);
+        look(film, &origin, &first).await;
+        if !matches!(film.sniffed.get(), Some(Some(_))) {
+            return player.fail(shard, request, &NOT_MEDIA).await;
+        }
+    }
+    let entity = film.origin_entity(&origin, total);
+    let plan = reply::plan(request.head, &entity, &request.provenance, request.last);
+    let Some(body) = plan.body else {
+        drop(first);
+        let sent = player.sender.send_all(plan.head, false).await;
+        return if sent.is_ok() && plan.keep_alive {
+            Ended::Kept
+        } else {
+            Ended::Closed
+        };
+    };
+    if player.sender.send_all(plan.head, false).await.is_err() {
+        return Ended::Closed;
+    }
+    let mut pass = Pass::new(&origin, first, body);
+    pass.chunked = matches!(plan.framing, Framing::Chunked);
+    if pass.run(player, shard, film, Some(request)).await && plan.keep_alive {
+        Ended::Kept
+    } else {
+        Ended::Closed
+    }
+}
+
+/// The rest of a reply whose swarm cannot store any more.
+pub async fn go_on(
+    player: &mut Player,
+    shard: &Rc<Shard>,
+    film: &Rc<Film>,
+    rest: ByteRange,
+) -> bool {
+    let Some(origin) = film.origin.clone() else {
+        return false;
+    };
+    let end = rest.end.min(rest.start + GRANULE);
+    let first = Fetch::start(&origin, ByteRange::new(rest.start, end), true);
+    Pass::new(&origin, first, rest)
+        .run(player, shard, film, None)
+        .await
+}
+
+/// The origin does not answer: a film that is known by other means plays all the same.
+async fn other_ways(
+    player: &mut Player,
+    shard: &Rc<Shard>,
+    film: &Rc<Film>,
+    request: &Request<'_>,
+    error: &OriginFailed,
+) -> Ended {
+    film.handle_origin_failed();
+    match film.settled(OTHER_WAYS_WAIT).await {
+        State::Here { host, file } => {
+            return request.from_swarm(player, shard, film, &host, file).await;
+        }
+        State::Elsewhere(_) => return Ended::Closed,
+        State::Resolving | State::Passthrough | State::Failed(_) => {}
+    }
+    tracing::info!(why = error.why, "the origin did not answer");
+    let detail = "the video's web server did not deliver it";
+    let failure = match error.status {
+        Some(status @ (401 | 403 | 404 | 410 | 451)) => {
+            Failure::new(status, "origin-refused", detail)
+        }
+        Some(429 | 503) => Failure {
+            retry_after: error.retry,
+            ..BUSY
+        },
+        Some(_) => Failure::new(502, "origin-failed", detail),
+        None => Failure::new(502, "origin-unreachable", detail),
+    };
+    player.fail(shard, request, &failure).await
+}
+
+const BUSY: Failure = Failure::new(503, "origin-busy", "the video's web server is busy");
+
+/// What to ask first, before the length is known: never less than decides the reply.
+fn first_range(head: &RequestHead) -> ByteRange {
+    if matches!(head.method, Method::Head) {
+        return ByteRange::new(0, SNIFF_LEN as u64);
+    }
+    // As if the file were endless: a suffix range then lies beyond what any file has, and the
+    // first answer's length decides.
+    match range::resolve(head.headers.get("range"), LENGTH_UNKNOWN) {
+        Asked::Part(part) if part.start < LENGTH_UNKNOWN / 2 => {
+            ByteRange::new(part.start, part.end.min(part.start + GRANULE))
+        }
+        _ => ByteRange::new(0, GRANULE),
+    }
+}
+
+/// Looks at the first bytes, once a film.
+async fn look(film: &Rc<Film>, origin: &Rc<OriginHost>, first: &Fetch) {
+    if film.sniffed.get().is_some() {
+        return;
+    }
+    let own = (first.range.start > 0)
+        .then(|| Fetch::start(origin, ByteRange::new(0, SNIFF_LEN as u64), true));
+    let bytes = own.as_ref().unwrap_or(first).peek(SNIFF_LEN).await;
+    if !bytes.is_empty() {
+        film.sniffed.set(Some(media::sniff(&bytes)));
+    }
+}
+
+/// One range under way from the origin; given up when dropped.
+struct Fetch {
+    origin: Rc<OriginHost>,
+    key: u64,
+    range: ByteRange,
+    pipe: Rc<Pipe>,
+}
+
+impl Fetch {
+    fn start(origin: &Rc<OriginHost>, range: ByteRange, urgent: bool) -> Self {
+        let pipe = Rc::new(Pipe::default());
+        let key = origin.fetch(range, urgent, Sink::Pass(pipe.clone()));
+        Self {
+            origin: origin.clone(),
+            key,
+            range,
+            pipe,
+        }
+    }
+
+    async fn answer(&self) -> Result<(ResponseHead, Option<u64>), OriginFailed> {
+        loop {
+            if let Some(answer) = self.pipe.head.borrow().as_ref() {
+                return Ok(((*answer.head).clone(), answer.total));
+            }
+            if let Some(Err(error)) = self.pipe.end.borrow().as_ref() {
+                return Err(error.clone());
+            }
+            self.pipe.wake.notified().await;
+        }
+    }
+
+    /// The first `len` bytes, which stay; fewer at the end of the file.
+    async fn peek(&self, len: usize) -> Vec<u8> {
+        loop {
+            if self.pipe.held.get() >= len || self.pipe.end.borrow().is_some() {
+                let queue = self.pipe.queue.borrow();
+                return queue.iter().flatten().copied().take(len).collect();
+            }
+            self.pipe.wake.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Vec<u8>> {
+        let bytes = self.pipe.queue.borrow_mut().pop_front()?;
+        self.pipe.held.set(self.pipe.held.get() - bytes.len());
+        self.pipe.room.notify_one();
+        Some(bytes)
+    }
+
+    fn ended(&self) -> Option<Result<(), OriginFailed>> {
+        self.pipe
+            .queue
+            .borrow()
+            .is_empty()
+            .then(|| self.pipe.end.borrow().clone())
+            .flatten()
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        if self.pipe.end.borrow().is_none() {
+            self.origin.abandon(self.key);
+        }
+    }
+}
+
+/// A body on its way through.
+struct Pass {
+    origin: Rc<OriginHost>,
+    fetch: Option<Fetch>,
+    /// Asked for while the one before is still being sent.
+    ahead: Option<Fetch>,
+    /// Next byte of the file for the player, and the end of the reply.
+    left: ByteRange,
+    /// Where the next fetch begins.
+    next: u64,
+    /// The reply's length is not known: each run says its own (RFC 9112 §7.1).
+    chunked: bool,
+    /// What was sent lately, for the swarm: offset and bytes.
+    kept: Vec<(u64, Vec<u8>)>,
+    kept_len: usize,
+}
+
+impl Pass {
+    fn new(origin: &Rc<OriginHost>, first: Fetch, body: ByteRange) -> Self {
+        // A suffix range, or one whose form was not foreseen, starts elsewhere than was asked.
+        let fits = first.range.contains(body.start) && first.range.start == body.start;
+        let next = if fits { first.range.end } else { body.start };
+        Self {
+            origin: origin.clone(),
+            fetch: fits.then_some(first),
+            ahead: None,
+            left: body,
+            next,
+            chunked: false,
+            kept: Vec::new(),
+            kept_len: 0,
+        }
+    }
+
+    /// True if the whole body went out.
+    async fn run(
+        &mut self,
+        player: &mut Player,
+        shard: &Rc<Shard>,
+        film: &Rc<Film>,
+        request: Option<&Request<'_>>,
+    ) -> bool {
+        let mut first = request.is_some();
+        while !self.left.is_empty() {
+            if self.fetch.is_none() {
+                if let Some(request) = request
+                    && self.ahead.is_none()
+                    && let State::Here { host, file } = film.state()
+                    && film.may_take_over(&host, shard.now())
+                {
+                    self.hand_kept(shard, &host, file).await;
+                    return request
+                        .go_on(player, shard, film, &host, file, self.left)
+                        .await;
+                }
+                self.fetch = self.ahead.take();
+            }
+            let Some(fetch) = self.fetch.as_ref() else {
+                self.fetch = Some(self.fetch_next());
+                continue;
+            };
+            if let Some(mut bytes) = fetch.take() {
+                self.trim(&mut bytes);
+                self.look_ahead(film);
+                Tally::add(&shard.tally.passed, bytes.len() as u64);
+                if !self.send(player, film, bytes).await {
+                    return false;
+                }
+                if let Some(request) = request.filter(|_| std::mem::take(&mut first)) {
+                    shard.tally.first_byte(shard.now().since(request.asked_at));
+                }
+                continue;
+            }
+            match fetch.ended() {
+                Some(Ok(())) if self.left.end == u64::MAX && self.next == u64::MAX => {
+                    return !self.chunked || player.sender.send_all(BODY_END, false).await.is_ok();
+                }
+                Some(Ok(())) => self.fetch = None,
+                Some(Err(error)) => return self.rescue(player, shard, film, request, &error).await,
+                None => tokio::select! {
+                    () = fetch.pipe.wake.notified() => {}
+                    () = player.receiver.hangup() => return false,
+                },
+            }
+        }
+        true
+    }
+
+    /// The origin broke off: the swarm goes on if the film has one.
+    async fn rescue(
+        &mut self,
+        player: &mut Player,
+        shard: &Rc<Shard>,
+        film: &Rc<Film>,
+        request: Option<&Request<'_>>,
+        error: &OriginFailed,
+    ) -> bool {
+        tracing::info!(why = error.why, "the origin broke off");
+        film.handle_origin_failed();
+        let Some(request) = request.filter(|_| !self.origin.changed.get()) else {
+            return false;
+        };
+        match film.settled(OTHER_WAYS_WAIT).await {
+            State::Here { host, file } if film.may_take_over(&host, shard.now()) => {
+                request
+                    .go_on(player, shard, film, &host, file, self.left)
+                    .await
+            }
+            _ => false,
+        }
+    }
+
+    fn fetch_next(&mut self) -> Fetch {
+        let end = if self.origin.takes_ranges() {
+            self.left.end.min(self.next.saturating_add(GRANULE))
+        } else {
+            // Only a whole body can be had; the player's pace holds its connection back.
+            u64::MAX
+        };
+        let fetch = Fetch::start(&self.origin, ByteRange::new(self.next, end), true);
+        self.next = end;
+        fetch
+    }
+
+    /// Asks for the next range early enough that the origin's delay is not heard.
+    fn look_ahead(&mut self, film: &Rc<Film>) {
+        let settled = matches!(film.state(), State::Passthrough);
+        let late = self
+            .fetch
+            .as_ref()
+            .is_some_and(|fetch| fetch.pipe.end.borrow().is_some());
+        if self.ahead.is_none() && late && settled && self.next < self.left.end {
+            self.ahead = Some(self.fetch_next());
+        }
+    }
+
+    /// An origin may give more than is left to send.
+    fn trim(&self, bytes: &mut Vec<u8>) {
+        let room = usize::try_from(self.left.len()).unwrap_or(usize::MAX);
+        bytes.truncate(room);
+    }
+
+    async fn send(&mut self, player: &mut Player, film: &Rc<Film>, bytes: Vec<u8>) -> bool {
+        let at = self.left.start;
+        self.left.start += bytes.len() as u64;
+        let resolving = !matches!(film.state(), State::Passthrough | State::Elsewhere(_));
+        if resolving {
+            // Once one does not fit none does, so that what is kept has no hole.
+            self.kept_len = self.kept_len.saturating_add(bytes.len());
+            if self.kept_len <= KEPT_MAX {
+                self.kept.push((at, bytes.clone()));
+            }
+        }
+        if !self.chunked {
+            return player.sender.send_all(bytes, false).await.is_ok();
+        }
+        player
+            .sender
+            .send_all(run_head(bytes.len()), true)
+            .await
+            .is_ok()
+            && player.sender.send_all(bytes, true).await.is_ok()
+            && player.sender.send_all(RUN_END, false).await.is_ok()
+    }
+
+    /// What the player has got already becomes the swarm's, so that the origin is not asked twice.
+    async fn hand_kept(&mut self, shard: &Rc<Shard>, host: &Rc<Host>, file: usize) {
+        let Some(origin) = host.origin_key(&self.origin) else {
+            return;
+        };
+        let Some(metainfo) = host.metainfo.borrow().clone() else {
+            return;
+        };
+        let base = metainfo.layout.file_range(file).start;
+        let kept = std::mem::take(&mut self.kept);
+        let Some(((start, _), (last, tail))) = kept.first().zip(kept.last()) else {
+            return;
+        };
+        let range = ByteRange::new(*start, last + tail.len() as u64).up(base);
+        let fetch = host.swarm.borrow_mut().adopt(shard.now(), origin, range);
+        host.drain(&[]);
+        let Some(fetch) = fetch else { return };
+        for (_, bytes) in &kept {
+            for slice in bytes.chunks(FEED_SLICE) {
+                host.handle_fetch_bytes(fetch, slice);
+                runtime::breathe().await;
+            }
+        }
+        host.handle_fetch_end(fetch, None);
+    }
+}

@@ -1,0 +1,322 @@
+//! Connections of players: heads in, replies out, moved to the shard of their film.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::http::head;
+use crate::http::head::Method;
+use crate::http::head::RequestHead;
+use crate::ring::buffers::Buffer;
+use crate::ring::listener::Listener;
+use crate::ring::runtime;
+use crate::ring::stream::Receiver;
+use crate::ring::stream::Sender;
+use crate::ring::stream::Socket;
+use crate::ring::stream::Stream;
+use crate::shard::Letter;
+use crate::shard::Shard;
+use crate::shard::film::Film;
+use crate::shard::film::State;
+use crate::shard::passthrough;
+use crate::shard::tally::Tally;
+use crate::stub::address::Address;
+use crate::stub::gate::Provenance;
+use crate::stub::gate::Target;
+use crate::stub::reply;
+use crate::stub::reply::Failure;
+use crate::stub::reply::Plan;
+use crate::stub::session::Expired;
+use crate::stub::session::Next;
+use crate::stub::session::STALL_MAX;
+use crate::stub::session::Session;
+use crate::units::ShardId;
+use crate::units::Time;
+
+/// A head may be this long (R10); what a player pipelines beyond it waits in the kernel.
+const HEAD_LEN: usize = 16 * 1024 + 8 * 1024;
+/// What a stream or file address may take to be found before the player hears 504.
+const FIND_WAIT: Duration = Duration::from_secs(65);
+
+/// One player's connection, on the shard that serves it now.
+pub struct Player {
+    pub receiver: Receiver,
+    pub sender: Sender,
+    pub addr: SocketAddr,
+    buffer: Option<Buffer>,
+    session: Session,
+}
+
+/// How a request ended.
+pub enum Ended {
+    /// The next one may come on this connection.
+    Kept,
+    /// The connection is of no more use.
+    Closed,
+}
+
+/// Takes players in, for ever.
+pub async fn accept(shard: Rc<Shard>, listener: Listener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, addr)) => {
+                if shard.players.get() >= shard.shared.players_max {
+                    Tally::add(&shard.tally.refused, 1);
+                    continue;
+                }
+                arrive(&shard, socket, addr, &[]);
+            }
+            Err(error) => tracing::warn!(%error, "no player can be taken in"),
+        }
+    }
+}
+
+/// A player on this shard; `early` has been read from its socket already.
+pub fn arrive(shard: &Rc<Shard>, socket: Socket, addr: SocketAddr, early: &[u8]) {
+    let buffer = (!early.is_empty()).then(|| {
+        let mut buffer = Buffer::take(HEAD_LEN);
+        buffer.append(early);
+        buffer
+    });
+    let (receiver, mut sender) = Stream::new(socket).split();
+    sender.set_stall(STALL_MAX);
+    let session = Session::new(shard.now());
+    let player = Player {
+        receiver,
+        sender,
+        addr,
+        buffer,
+        session,
+    };
+    shard.players.set(shard.players.get() + 1);
+    let shard = shard.clone();
+    runtime::spawn(async move {
+        player.attend(&shard).await;
+        shard.players.set(shard.players.get() - 1);
+    });
+}
+
+impl Player {
+    async fn attend(mut self, shard: &Rc<Shard>) {
+        loop {
+            let head = match self.read_head(shard).await {
+                Ok(Some(head)) => head,
+                Ok(None) => return,
+                Err(failure) => {
+                    self.refuse(shard, None, &failure).await;
+                    return;
+                }
+            };
+            Tally::add(&shard.tally.requests, 1);
+            let ended = match self.route(shard, &head) {
+                Ok(Route::Here(request, address)) => {
+                    let ended = self.serve(shard, &request, address).await;
+                    self.next(shard, &head, ended)
+                }
+                Ok(Route::Reply(plan)) => {
+                    let sent = self.sender.send_all(plan.head, false).await;
+                    let ended = if plan.keep_alive {
+                        Ended::Kept
+                    } else {
+                        Ended::Closed
+                    };
+                    sent.is_ok() && self.next(shard, &head, ended)
+                }
+                Ok(Route::Elsewhere(home)) => return self.hand_over(shard, home).await,
+                Err(failure) => self.refuse(shard, Some(&head), &failure).await,
+            };
+            if !ended {
+                return;
+            }
+        }
+    }
+
+    /// Where a request is to be answered.
+    fn route<'a>(
+        &mut self,
+        shard: &Rc<Shard>,
+        head: &'a RequestHead,
+    ) -> Result<Route<'a>, Failure> {
+        let gate = &shard.shared.gate;
+        let provenance = gate.check(head)?;
+        let address = match gate.target(head)? {
+            Target::Ours(target) => Address::parse(target)?,
+            Target::Proxied(target) => Address::from_absolute_form(target)?,
+            Target::Server => {
+                let last = self.session.handle_request(shard.now(), head);
+                return Ok(Route::Reply(reply::preflight(head, &provenance, last)));
+            }
+        };
+        shard.shared.check_address(&address)?;
+        let home = shard.shared.directory.film(&address.key());
+        if home != shard.id {
+            return Ok(Route::Elsewhere(home));
+        }
+        let last = self.session.handle_request(shard.now(), head);
+        if matches!(head.method, Method::Options) {
+            return Ok(Route::Reply(reply::preflight(head, &provenance, last)));
+        }
+        let request = Request {
+            head,
+            provenance,
+            last,
+            asked_at: shard.now(),
+        };
+        Ok(Route::Here(request, address))
+    }
+
+    /// The next head, or `None` when the connection ends between requests.
+    async fn read_head(&mut self, shard: &Rc<Shard>) -> Result<Option<RequestHead>, Failure> {
+        loop {
+            if let Some(buffer) = self.buffer.as_mut() {
+                if let Some(head) = head::parse_request(buffer.bytes())? {
+                    return Ok(Some(head));
+                }
+                self.session.handle_head_begun(shard.now());
+            }
+            let wait = self.session.next_timeout().since(shard.now());
+            let mut buffer = match self.buffer.take() {
+                Some(buffer) => buffer,
+                // An idle connection holds no buffer.
+                None => tokio::select! {
+                    () = self.receiver.readable() => Buffer::take(HEAD_LEN),
+                    () = runtime::sleep(wait) => return Ok(None),
+                },
+            };
+            let (result, filled) = self.receiver.recv(buffer, Some(wait)).await;
+            buffer = filled;
+            match result {
+                Ok(1..) => self.buffer = Some(buffer),
+                Ok(0) => return Ok(None),
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    return match self.session.handle_timeout(shard.now()) {
+                        Some(Expired::Head) => Err(Failure::TIMEOUT),
+                        _ => Ok(None),
+                    };
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Done with this request: whether another may come.
+    fn next(&mut self, shard: &Rc<Shard>, head: &RequestHead, ended: Ended) -> bool {
+        if let Some(buffer) = self.buffer.as_mut() {
+            buffer.consume(head.len);
+            buffer.compact();
+            if buffer.is_empty() {
+                self.buffer = None;
+            }
+        }
+        let kept = matches!(ended, Ended::Kept);
+        matches!(
+            self.session.handle_reply_done(shard.now(), kept),
+            Next::Keep
+        )
+    }
+
+    /// The film lives on another shard: the connection goes there with all that was read.
+    async fn hand_over(self, shard: &Rc<Shard>, home: ShardId) {
+        let early = self
+            .buffer
+            .as_ref()
+            .map(|buffer| buffer.bytes().to_vec())
+            .unwrap_or_default();
+        let socket = Stream::rejoin(self.receiver, self.sender)
+            .into_socket()
+            .await;
+        let letter = Letter::Player {
+            socket,
+            addr: self.addr,
+            early,
+        };
+        if shard.mail(home).send(letter).is_err() {
+            Tally::add(&shard.tally.refused, 1);
+            tracing::warn!(?home, "a player was dropped: the shard's mailbox is full");
+        }
+    }
+
+    async fn serve(&mut self, shard: &Rc<Shard>, request: &Request<'_>, address: Address) -> Ended {
+        let film = Film::open(shard, address);
+        let state = match (film.state(), &film.origin) {
+            // The first bytes come from the origin at once, and peers take over.
+            (State::Resolving, None) => tokio::select! {
+                state = film.settled(FIND_WAIT) => state,
+                () = self.receiver.hangup() => return Ended::Closed,
+            },
+            (state, _) => state,
+        };
+        match state {
+            State::Here { host, file } => request.from_swarm(self, shard, &film, &host, file).await,
+            State::Failed(failure) => self.fail(shard, request, &failure).await,
+            State::Resolving if film.origin.is_none() => {
+                self.fail(shard, request, &NOT_FOUND_IN_TIME).await
+            }
+            State::Elsewhere(_) if film.origin.is_none() => self.fail(shard, request, &MOVED).await,
+            State::Resolving | State::Passthrough | State::Elsewhere(_) => {
+                passthrough::reply(self, shard, &film, request).await
+            }
+        }
+    }
+
+    pub async fn fail(
+        &mut self,
+        shard: &Rc<Shard>,
+        request: &Request<'_>,
+        failure: &Failure,
+    ) -> Ended {
+        Tally::add(&shard.tally.refused, 1);
+        tracing::debug!(
+            status = failure.status,
+            code = failure.code,
+            "request failed"
+        );
+        let plan = reply::fail(request.head, &request.provenance, failure, request.last);
+        match self.sender.send_all(plan.head, false).await {
+            Ok(()) if plan.keep_alive => Ended::Kept,
+            _ => Ended::Closed,
+        }
+    }
+
+    /// Says why not; true if the connection may go on.
+    async fn refuse(
+        &mut self,
+        shard: &Rc<Shard>,
+        head: Option<&RequestHead>,
+        failure: &Failure,
+    ) -> bool {
+        Tally::add(&shard.tally.refused, 1);
+        tracing::debug!(status = failure.status, code = failure.code, "refused");
+        let last = head.is_none_or(|head| self.session.handle_request(shard.now(), head));
+        let plan = reply::refuse(head, failure, last);
+        let kept = self.sender.send_all(plan.head, false).await.is_ok() && plan.keep_alive;
+        let Some(head) = head.filter(|_| kept) else {
+            return false;
+        };
+        self.next(shard, head, Ended::Kept)
+    }
+}
+
+const NOT_FOUND_IN_TIME: Failure = Failure::new(
+    504,
+    "not-found-in-time",
+    "what this address names was not found in time",
+);
+/// Its swarm lives on another shard: the next request is led there.
+const MOVED: Failure = Failure::new(503, "moved", "ask again").retry_in(Duration::from_secs(1));
+
+/// What becomes of a request.
+enum Route<'a> {
+    Here(Request<'a>, Address),
+    Reply(Plan),
+    Elsewhere(ShardId),
+}
+
+/// One request under way.
+pub struct Request<'a> {
+    pub head: &'a RequestHead,
+    pub provenance: Provenance,
+    /// The connection ends with this reply.
+    pub last: bool,
+    pub asked_at: Time,
+}

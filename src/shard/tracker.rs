@@ -1,0 +1,128 @@
+//! Announces of one swarm, carried to its trackers.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::admin::stats::TrackerStats;
+use crate::ring::runtime;
+use crate::shard::Shard;
+use crate::shard::fetch;
+use crate::shard::host::Host;
+use crate::swarm::dialer::Found;
+use crate::tracker::TrackerFailed;
+use crate::tracker::announcer::Announcer;
+use crate::tracker::announcer::Output;
+use crate::tracker::announcer::State;
+use crate::tracker::http;
+use crate::units::Time;
+
+/// Announces for the life of the swarm.
+pub async fn announce(host: Rc<Host>) {
+    while !host.ended.get() {
+        let Some(shard) = host.shard.upgrade() else {
+            return;
+        };
+        let now = shard.now();
+        report_totals(&host);
+        drain(&shard, &host);
+        let next = host.announcer.borrow().next_timeout();
+        drop(shard);
+        if next <= now {
+            host.announcer.borrow_mut().handle_timeout(now);
+            runtime::breathe().await;
+            continue;
+        }
+        let wait = if next == Time::NEVER {
+            Duration::from_secs(3600)
+        } else {
+            next.since(now)
+        };
+        tokio::select! {
+            () = runtime::sleep(wait) => {
+                let now = runtime::now();
+                host.announcer.borrow_mut().handle_timeout(now);
+            }
+            () = host.announce_wake.notified() => {}
+        }
+    }
+}
+
+fn report_totals(host: &Rc<Host>) {
+    let swarm = host.swarm.borrow();
+    let bytes = swarm.stats();
+    let left = match swarm.layout() {
+        Some(layout) => {
+            let missing = layout
+                .pieces()
+                .filter(|piece| !swarm.have().contains(piece.at()));
+            missing
+                .map(|piece| u64::from(layout.piece_len(piece)))
+                .sum()
+        }
+        // Not known yet: not a seed, at any rate.
+        None => 1,
+    };
+    let bytes = bytes.bytes;
+    let downloaded = bytes.from_peers + bytes.from_origin;
+    host.announcer
+        .borrow_mut()
+        .totals(bytes.to_peers, downloaded, left);
+}
+
+fn drain(shard: &Rc<Shard>, host: &Rc<Host>) {
+    loop {
+        let output = host.announcer.borrow_mut().poll_output();
+        match output {
+            None => return,
+            Some(Output::Announce { id, url, .. }) => {
+                runtime::spawn(ask(shard.clone(), host.clone(), id, url));
+            }
+            Some(Output::Peers(addrs)) => host.add_addresses(&addrs, Found::Tracker),
+        }
+    }
+}
+
+async fn ask(shard: Rc<Shard>, host: Rc<Host>, id: u64, url: String) {
+    let reply = match Url::parse(&url) {
+        Ok(url) if !http::loopback_path_ok(&url) => Err(TrackerFailed::new(
+            "on this machine only /announce is asked",
+        )),
+        Ok(url) => {
+            let got = fetch::get(&shard, url, http::REPLY_LEN_MAX).await;
+            got.map_err(|error| TrackerFailed::new(error.why))
+        }
+        Err(_) => Err(TrackerFailed::new("not a URL")),
+    };
+    let now = shard.now();
+    let result = reply.as_ref().map(Vec::as_slice).map_err(Clone::clone);
+    if let Err(error) = &result {
+        tracing::debug!(%error, "announce failed");
+    }
+    host.announcer.borrow_mut().handle_reply(now, id, result);
+    host.announce_wake.notify_one();
+    drain(&shard, &host);
+}
+
+/// How each tracker fares, for the control port.
+pub fn views(announcer: &Announcer) -> Vec<TrackerStats> {
+    let views = announcer.status().into_iter();
+    views
+        .map(|view| TrackerStats {
+            url: view.url,
+            status: describe(&view.state, view.peers),
+        })
+        .collect()
+}
+
+fn describe(state: &State, peers: usize) -> String {
+    match state {
+        State::Idle => "not asked yet".into(),
+        State::Announcing => "announcing".into(),
+        State::Working(None) => format!("{peers} peers"),
+        State::Working(Some(warning)) => format!("{peers} peers, warns: {warning}"),
+        State::Failed(why) => format!("failed: {why}"),
+        State::Refused(why) => format!("not used: {why}"),
+    }
+}
