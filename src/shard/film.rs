@@ -25,6 +25,7 @@ use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::fetch;
 use crate::shard::host::Host;
+use crate::shard::kept::Kept;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
 use crate::shard::origin::Sink;
@@ -70,6 +71,7 @@ pub struct Film {
     pub sniffed: Cell<Option<Option<Media>>>,
     /// Sites that have seen this film's origin answer (R13).
     pub sites: RefCell<BTreeSet<String>>,
+    kept: Kept,
     pub used_at: Cell<Time>,
     since: Time,
     origin_told: Cell<bool>,
@@ -122,6 +124,7 @@ impl Film {
             wake: Notify::new(),
             sniffed: Cell::new(None),
             sites: RefCell::default(),
+            kept: Kept::default(),
             used_at: Cell::new(now),
             since: now,
             origin_told: Cell::new(false),
@@ -203,6 +206,9 @@ impl Film {
     }
 
     fn settle(&self, state: State) {
+        if !matches!(state, State::Here { .. }) {
+            self.kept.clear();
+        }
         *self.state.borrow_mut() = state;
         self.changed.notify_waiters();
     }
@@ -483,6 +489,20 @@ impl Film {
             etag_before: None,
             last_modified: pin.as_ref().and_then(origin_date),
             content_type: media::content_type(origin.url.path(), self.sniffed.get().flatten()),
+        }
+    }
+
+    /// The origin's bytes on their way to a player, which a swarm may have later.
+    pub fn keep(&self, at: u64, bytes: &[u8]) {
+        if matches!(&*self.state.borrow(), State::Resolving | State::Here { .. }) {
+            self.kept.keep(at, bytes);
+        }
+    }
+
+    /// What passed through becomes the swarm's, if there is one here.
+    pub async fn hand_kept(&self) {
+        if let (State::Here { host, file }, Some(origin)) = (self.state(), &self.origin) {
+            self.kept.hand_over(&host, origin, file).await;
         }
     }
 

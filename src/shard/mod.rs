@@ -6,6 +6,7 @@ pub mod engine;
 pub mod fetch;
 pub mod film;
 pub mod host;
+pub mod kept;
 pub mod origin;
 pub mod passthrough;
 pub mod peer;

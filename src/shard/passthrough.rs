@@ -13,11 +13,9 @@ use crate::http::head::ResponseHead;
 use crate::http::range;
 use crate::http::range::Asked;
 use crate::origin::OriginFailed;
-use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::film::Film;
 use crate::shard::film::State;
-use crate::shard::host::Host;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
 use crate::shard::origin::Sink;
@@ -35,12 +33,8 @@ use crate::units::ByteRange;
 const GRANULE: u64 = 512 * 1024;
 /// Longer than any file (R31).
 const LENGTH_UNKNOWN: u64 = 1 << 60;
-/// Bytes kept for the swarm that may take over.
-const KEPT_MAX: usize = 1024 * 1024;
 /// With the origin failing, other ways to the film are waited for this long.
 const OTHER_WAYS_WAIT: Duration = Duration::from_secs(15);
-/// Slices in which kept bytes go to the swarm, so that the shard's other tasks get their turn.
-const FEED_SLICE: usize = 128 * 1024;
 
 /// R18: a page is given films, their playlists and subtitles, nothing else.
 pub const NOT_MEDIA: Failure = Failure::new(
@@ -93,11 +87,9 @@ pub async fn reply(
     }
     let mut pass = Pass::new(&origin, first, body);
     pass.chunked = matches!(plan.framing, Framing::Chunked);
-    if pass.run(player, shard, film, Some(request)).await && plan.keep_alive {
-        Ended::Kept
-    } else {
-        Ended::Closed
-    }
+    let whole = pass.run(player, shard, film, Some(request)).await;
+    film.hand_kept().await;
+    if whole && plan.keep_alive { Ended::Kept } else { Ended::Closed }
 }
 
 /// The rest of a reply whose swarm cannot store any more.
@@ -259,9 +251,6 @@ struct Pass {
     next: u64,
     /// The reply's length is not known: each run says its own (RFC 9112 §7.1).
     chunked: bool,
-    /// What was sent lately, for the swarm: offset and bytes.
-    kept: Vec<(u64, Vec<u8>)>,
-    kept_len: usize,
 }
 
 impl Pass {
@@ -276,8 +265,6 @@ impl Pass {
             left: body,
             next,
             chunked: false,
-            kept: Vec::new(),
-            kept_len: 0,
         }
     }
 
@@ -297,7 +284,7 @@ impl Pass {
                     && let State::Here { host, file } = film.state()
                     && film.may_take_over(&host, shard.now())
                 {
-                    self.hand_kept(shard, &host, file).await;
+                    film.hand_kept().await;
                     return request
                         .go_on(player, shard, film, &host, file, self.left)
                         .await;
@@ -312,6 +299,7 @@ impl Pass {
                 self.trim(&mut bytes);
                 self.look_ahead(film);
                 Tally::add(&shard.tally.passed, bytes.len() as u64);
+                Tally::add(&shard.tally.to_players, bytes.len() as u64);
                 if !self.send(player, film, bytes).await {
                     return false;
                 }
@@ -392,14 +380,7 @@ impl Pass {
     async fn send(&mut self, player: &mut Player, film: &Rc<Film>, bytes: Vec<u8>) -> bool {
         let at = self.left.start;
         self.left.start += bytes.len() as u64;
-        let resolving = !matches!(film.state(), State::Passthrough | State::Elsewhere(_));
-        if resolving {
-            // Once one does not fit none does, so that what is kept has no hole.
-            self.kept_len = self.kept_len.saturating_add(bytes.len());
-            if self.kept_len <= KEPT_MAX {
-                self.kept.push((at, bytes.clone()));
-            }
-        }
+        film.keep(at, &bytes);
         if !self.chunked {
             return player.sender.send_all(bytes, false).await.is_ok();
         }
@@ -410,31 +391,5 @@ impl Pass {
             .is_ok()
             && player.sender.send_all(bytes, true).await.is_ok()
             && player.sender.send_all(RUN_END, false).await.is_ok()
-    }
-
-    /// What the player has got already becomes the swarm's, so that the origin is not asked twice.
-    async fn hand_kept(&mut self, shard: &Rc<Shard>, host: &Rc<Host>, file: usize) {
-        let Some(origin) = host.origin_key(&self.origin) else {
-            return;
-        };
-        let Some(metainfo) = host.metainfo.borrow().clone() else {
-            return;
-        };
-        let base = metainfo.layout.file_range(file).start;
-        let kept = std::mem::take(&mut self.kept);
-        let Some(((start, _), (last, tail))) = kept.first().zip(kept.last()) else {
-            return;
-        };
-        let range = ByteRange::new(*start, last + tail.len() as u64).up(base);
-        let fetch = host.swarm.borrow_mut().adopt(shard.now(), origin, range);
-        host.drain(&[]);
-        let Some(fetch) = fetch else { return };
-        for (_, bytes) in &kept {
-            for slice in bytes.chunks(FEED_SLICE) {
-                host.handle_fetch_bytes(fetch, slice);
-                runtime::breathe().await;
-            }
-        }
-        host.handle_fetch_end(fetch, None);
     }
 }
