@@ -128,7 +128,7 @@ impl Listener {
         let (last, _) = self.pause.get();
         let pause = (last * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         self.pause.set((pause, runtime::now() + pause));
-        tracing::warn!(addr = %self.addr, ?pause, "no connection can be taken: out of files or memory");
+        tracing::warn!(addr = %self.addr, ?pause, "out of files or memory: no accept");
     }
 }
 

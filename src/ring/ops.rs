@@ -217,7 +217,7 @@ pub fn ready_now(fd: &Fd, events: u32) -> bool {
         events: libc::c_short::try_from(events).expect("poll flags are 16 bits wide"),
         revents: 0,
     };
-    // SAFETY: the kernel writes to the one entry given before the call, which does not wait, returns.
+    // SAFETY: the kernel writes to the one entry given, before the call, which does not wait, ends.
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 

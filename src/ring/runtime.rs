@@ -33,15 +33,19 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     #[error(
-        "io_uring is switched off on this machine: allow it with `sysctl -w kernel.io_uring_disabled=0`"
+        "io_uring is switched off on this machine: allow it with \
+         `sysctl -w kernel.io_uring_disabled=0`"
     )]
     Disabled,
     #[error(
-        "io_uring is refused, as container runtimes do by default: run with a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register (docker run --security-opt seccomp=unconfined)"
+        "io_uring is refused, as container runtimes do by default: run with a seccomp profile that \
+         allows io_uring_setup, io_uring_enter and io_uring_register \
+         (docker run --security-opt seccomp=unconfined)"
     )]
     Forbidden,
     #[error(
-        "io_uring gets no memory: raise the locked-memory limit (`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the systemd unit) or run fewer shards"
+        "io_uring gets no memory: raise the locked-memory limit (`ulimit -l unlimited`, or \
+         LimitMEMLOCK=infinity in the systemd unit) or run fewer shards"
     )]
     Memory,
     #[error("io_uring does not exist here: Linux 6.0 or newer is needed, with CONFIG_IO_URING")]

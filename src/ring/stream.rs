@@ -188,7 +188,8 @@ impl Receiver {
 
     /// Looks at what has come without taking it, once that is more than `more_than` bytes or the
     /// end has come: replaces the buffer's bytes, and counts them. No more than the buffer's
-    /// capacity is seen. Past the deadline: [`io::ErrorKind::TimedOut`]. Loses nothing when dropped.
+    /// capacity is seen. Past the deadline: [`io::ErrorKind::TimedOut`]. Loses nothing when
+    /// dropped.
     pub async fn peek(
         &mut self,
         mut buffer: Buffer,
