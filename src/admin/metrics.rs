@@ -9,15 +9,39 @@ use crate::admin::stats::Stats;
 pub fn render(stats: &Stats) -> String {
     let mut page = Page(String::with_capacity(4096));
     let bytes = &stats.bytes;
-    page.family("bittube_bytes_total", "counter", "Bytes received, by source.");
+    page.family(
+        "bittube_bytes_total",
+        "counter",
+        "Bytes received, by source.",
+    );
     page.sample("bittube_bytes_total", "source=\"peer\"", bytes.from_peers);
-    page.sample("bittube_bytes_total", "source=\"origin\"", bytes.from_origin);
-    page.family("bittube_origin_bytes_total", "counter", "Bytes bought from origins, by cause.");
+    page.sample(
+        "bittube_bytes_total",
+        "source=\"origin\"",
+        bytes.from_origin,
+    );
+    page.family(
+        "bittube_origin_bytes_total",
+        "counter",
+        "Bytes bought from origins, by cause.",
+    );
     for (cause, count) in &stats.origin_bytes_by_cause {
-        page.sample("bittube_origin_bytes_total", &format!("cause=\"{cause}\""), *count);
+        page.sample(
+            "bittube_origin_bytes_total",
+            &format!("cause=\"{cause}\""),
+            *count,
+        );
     }
-    page.family("bittube_served_bytes_total", "counter", "Bytes sent, by receiver.");
-    page.sample("bittube_served_bytes_total", "to=\"player\"", bytes.to_players);
+    page.family(
+        "bittube_served_bytes_total",
+        "counter",
+        "Bytes sent, by receiver.",
+    );
+    page.sample(
+        "bittube_served_bytes_total",
+        "to=\"player\"",
+        bytes.to_players,
+    );
     page.sample("bittube_served_bytes_total", "to=\"peer\"", bytes.to_peers);
     page.histogram(stats);
     for (name, help, value) in counters(stats) {
@@ -33,32 +57,74 @@ pub fn render(stats: &Stats) -> String {
 
 type Row = (&'static str, &'static str, f64);
 
-#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are doubles")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus' numbers are doubles"
+)]
 fn counters(stats: &Stats) -> [Row; 8] {
     [
-        ("bittube_wasted_bytes_total", "Received and not used.", stats.bytes.wasted as f64),
-        ("bittube_stall_seconds_total", "Time that playheads stood still.", stats.stall_s),
+        (
+            "bittube_wasted_bytes_total",
+            "Received and not used.",
+            stats.bytes.wasted as f64,
+        ),
+        (
+            "bittube_stall_seconds_total",
+            "Time that playheads stood still.",
+            stats.stall_s,
+        ),
         (
             "bittube_deadline_missed_total",
             "Blocks that came after their deadline.",
             stats.deadline_missed as f64,
         ),
-        ("bittube_pieces_good_total", "Pieces verified.", stats.pieces_good as f64),
-        ("bittube_pieces_bad_total", "Pieces refused.", stats.pieces_bad as f64),
-        ("bittube_peers_banned_total", "Liars shut out.", stats.peers_banned as f64),
-        ("bittube_requests_total", "Requests of players.", stats.requests as f64),
-        ("bittube_refused_total", "Requests refused.", stats.refused as f64),
+        (
+            "bittube_pieces_good_total",
+            "Pieces verified.",
+            stats.pieces_good as f64,
+        ),
+        (
+            "bittube_pieces_bad_total",
+            "Pieces refused.",
+            stats.pieces_bad as f64,
+        ),
+        (
+            "bittube_peers_banned_total",
+            "Liars shut out.",
+            stats.peers_banned as f64,
+        ),
+        (
+            "bittube_requests_total",
+            "Requests of players.",
+            stats.requests as f64,
+        ),
+        (
+            "bittube_refused_total",
+            "Requests refused.",
+            stats.refused as f64,
+        ),
     ]
 }
 
-#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are doubles")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus' numbers are doubles"
+)]
 fn gauges(stats: &Stats) -> [Row; 5] {
     let peers: u32 = stats.swarms.iter().map(|swarm| swarm.peers).sum();
     [
         ("bittube_peers", "Peers connected.", f64::from(peers)),
         ("bittube_swarms", "Swarms alive.", stats.swarms.len() as f64),
-        ("bittube_players", "Connections of players.", stats.players as f64),
-        ("bittube_store_bytes", "Bytes in the store.", stats.store.used as f64),
+        (
+            "bittube_players",
+            "Connections of players.",
+            stats.players as f64,
+        ),
+        (
+            "bittube_store_bytes",
+            "Bytes in the store.",
+            stats.store.used as f64,
+        ),
         ("bittube_uptime_seconds", "Since the start.", stats.uptime_s),
     ]
 }

@@ -97,10 +97,24 @@ fn describe(stats: &Stats) -> String {
 
 fn describe_swarm(swarm: &SwarmStats, line: &mut impl FnMut(&str, String)) {
     let done = u64::from(swarm.have_pieces) * 100 / u64::from(swarm.pieces.max(1));
-    let name = if swarm.name.is_empty() { &swarm.info_hash } else { &swarm.name };
+    let name = if swarm.name.is_empty() {
+        &swarm.info_hash
+    } else {
+        &swarm.name
+    };
     line("", String::new());
-    line("swarm", format!("{name} ({}), shard {}", swarm.info_hash, swarm.shard));
-    line("  has", format!("{done} % of {}, {} peers", HumanBytes(swarm.length), swarm.peers));
+    line(
+        "swarm",
+        format!("{name} ({}), shard {}", swarm.info_hash, swarm.shard),
+    );
+    line(
+        "  has",
+        format!(
+            "{done} % of {}, {} peers",
+            HumanBytes(swarm.length),
+            swarm.peers
+        ),
+    );
     for reader in &swarm.readers {
         let (at, slack) = (HumanBytes(reader.offset), reader.slack_s);
         let stalls = format!("{} stalls, {:.1} s", reader.stalls, reader.stall_s);

@@ -15,6 +15,8 @@ use crate::ring::mailbox;
 use crate::ring::mailbox::Inbox;
 use crate::ring::mailbox::Mail;
 use crate::ring::runtime;
+use crate::ring::runtime::Heart;
+use crate::ring::runtime::Watchdog;
 use crate::shard::Letter;
 use crate::shard::Shard;
 use crate::shard::control;
@@ -86,6 +88,8 @@ pub struct Engine {
     pub admin: Option<SocketAddr>,
     pub peer_listen: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends the process should a shard's ring stand still.
+    _watchdog: Watchdog,
 }
 
 /// Why it did not start.
@@ -133,7 +137,12 @@ impl Bound {
             admin = Some(listener.local_addr());
             doors[0].admin = Some(listener);
         }
-        Ok(Self { doors, listen, peer_listen, admin })
+        Ok(Self {
+            doors,
+            listen,
+            peer_listen,
+            admin,
+        })
     }
 }
 
@@ -153,7 +162,12 @@ impl Engine {
         tls: Arc<ClientConfig>,
     ) -> Result<Self, StartError> {
         let shards = options.shards.max(1);
-        let Bound { doors, listen, peer_listen, admin } = Bound::of(&options, shards)?;
+        let Bound {
+            doors,
+            listen,
+            peer_listen,
+            admin,
+        } = Bound::of(&options, shards)?;
         let (mail, inboxes): (Vec<_>, Vec<_>) =
             (0..shards).map(|_| mailbox::mailbox(MAILBOX_MAX)).unzip();
         let own: Vec<SocketAddr> = listen
@@ -188,14 +202,20 @@ impl Engine {
             mail,
         });
         let mut threads = Vec::new();
-        for (index, (doors, inbox)) in doors.into_iter().zip(inboxes).enumerate() {
+        let (watchdog, hearts) =
+            Watchdog::start(shards).map_err(|error| StartError::Shard { shard: 0, error })?;
+        let doors = doors.into_iter().zip(inboxes).zip(hearts);
+        for (index, ((doors, inbox), heart)) in doors.enumerate() {
             let shared = shared.clone();
+            let life = Life {
+                index,
+                inbox,
+                heart,
+            };
             let seed = u64::from_le_bytes(random[12..20].try_into().expect("eight of them"));
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || {
-                    run_shard(index, shared, doors, inbox, seed.wrapping_add(index as u64))
-                });
+                .spawn(move || run_shard(shared, doors, life, seed.wrapping_add(index as u64)));
             threads.push(thread.map_err(|error| StartError::Shard {
                 shard: index,
                 error,
@@ -207,6 +227,7 @@ impl Engine {
             admin,
             peer_listen,
             threads,
+            _watchdog: watchdog,
         })
     }
 
@@ -288,7 +309,19 @@ fn open(
     Ok(local)
 }
 
-fn run_shard(index: usize, shared: Arc<Shared>, doors: Doors, inbox: Inbox<Letter>, seed: u64) {
+/// What makes one shard's thread run and end.
+struct Life {
+    index: usize,
+    inbox: Inbox<Letter>,
+    heart: Heart,
+}
+
+fn run_shard(shared: Arc<Shared>, doors: Doors, life: Life, seed: u64) {
+    let Life {
+        index,
+        inbox,
+        heart,
+    } = life;
     if shared.options.pin
         && let Err(error) = runtime::pin_to_core(index)
     {
@@ -297,6 +330,7 @@ fn run_shard(index: usize, shared: Arc<Shared>, doors: Doors, inbox: Inbox<Lette
     let id = ShardId(u16::try_from(index).expect("shards are few"));
     let ran = runtime::run(async move {
         let shard = Shard::new(id, shared, seed);
+        runtime::spawn(heart.beat());
         for listener in doors.stub {
             runtime::spawn(stub::accept(shard.clone(), listener));
         }

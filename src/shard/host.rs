@@ -628,22 +628,25 @@ impl Host {
 
     /// Hashes the pieces of an earlier run that are in doubt, off the shard.
     async fn rehash(self: Rc<Self>) {
-        let job = self
-            .store
-            .borrow_mut()
-            .as_mut()
-            .and_then(Torrent::rehash_job);
-        let Some(job) = job else { return };
-        match runtime::blocking(move || job.run()).await {
-            Ok(rehashed) => {
-                let settled = self
-                    .store
-                    .borrow_mut()
-                    .as_mut()
-                    .map(|s| s.handle_rehashed(rehashed));
-                self.settle(settled.unwrap_or_default());
+        loop {
+            let job = self
+                .store
+                .borrow_mut()
+                .as_mut()
+                .and_then(Torrent::rehash_job);
+            let Some(job) = job else { return };
+            match runtime::blocking(move || job.run()).await {
+                Ok(rehashed) => {
+                    let mut store = self.store.borrow_mut();
+                    let settled = store.as_mut().map(|store| store.handle_rehashed(rehashed));
+                    drop(store);
+                    self.settle(settled.unwrap_or_default());
+                }
+                Err(error) => {
+                    tracing::error!(%error, "stored pieces were not checked");
+                    return;
+                }
             }
-            Err(error) => tracing::error!(%error, "stored pieces were not checked"),
         }
     }
 
@@ -740,13 +743,14 @@ pub async fn seed(shard: Rc<Shard>, order: SeedOrder) {
     let (opening, watched) = (metainfo.clone(), progress.clone());
     let opened = runtime::blocking(move || {
         let mut torrent = open_external(&opening, &data)?;
-        if let Some(mut job) = torrent.rehash_job() {
+        let mut before = 0;
+        while let Some(mut job) = torrent.rehash_job() {
             let hashed = job.hashed();
             while job.step() {
-                watched
-                    .bytes_checked
-                    .store(hashed.load(Ordering::Relaxed), Ordering::Relaxed);
+                let all = before + hashed.load(Ordering::Relaxed);
+                watched.bytes_checked.store(all, Ordering::Relaxed);
             }
+            before += hashed.load(Ordering::Relaxed);
             torrent.handle_rehashed(job.finish());
         }
         Ok::<_, Disk>(torrent)

@@ -41,10 +41,14 @@ impl Kept {
     pub async fn hand_over(&self, host: &Rc<Host>, origin: &Rc<OriginHost>, file: usize) {
         let runs = std::mem::take(&mut *self.runs.borrow_mut());
         self.len.set(0);
-        let Some(metainfo) = host.metainfo.borrow().clone() else { return };
+        let Some(metainfo) = host.metainfo.borrow().clone() else {
+            return;
+        };
         let whole = metainfo.layout.file_range(file);
         for (range, parts) in joined(runs) {
-            let Some(key) = host.origin_key(origin) else { return };
+            let Some(key) = host.origin_key(origin) else {
+                return;
+            };
             let range = range.up(whole.start).and(whole);
             let fetch = host.swarm.borrow_mut().adopt(runtime::now(), key, range);
             host.drain(&[]);

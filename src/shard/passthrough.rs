@@ -89,7 +89,11 @@ pub async fn reply(
     pass.chunked = matches!(plan.framing, Framing::Chunked);
     let whole = pass.run(player, shard, film, Some(request)).await;
     film.hand_kept().await;
-    if whole && plan.keep_alive { Ended::Kept } else { Ended::Closed }
+    if whole && plan.keep_alive {
+        Ended::Kept
+    } else {
+        Ended::Closed
+    }
 }
 
 /// The rest of a reply whose swarm cannot store any more.

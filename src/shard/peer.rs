@@ -279,7 +279,13 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
     }
     for part in parts {
         let sent = match part {
-            Part::Mapped { map, range } => sender.send_mapped(map, range, false).await.is_ok(),
+            Part::Mapped { map, range } => {
+                let len = range.len();
+                sender
+                    .send_mapped(map, range, false)
+                    .await
+                    .is_ok_and(|sent| sent == len)
+            }
             Part::Zeros(len) => sender.send_all(vec![0; len], false).await.is_ok(),
         };
         if !sent {

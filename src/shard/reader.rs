@@ -1,11 +1,13 @@
 //! A reply out of a swarm: what is verified goes from the mapped file to the player.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::ring::runtime;
+use crate::ring::stream::is_fault;
 use crate::shard::Shard;
 use crate::shard::film::Film;
 use crate::shard::host::Host;
@@ -233,14 +235,7 @@ impl OpenReader {
             }
         };
         for part in parts {
-            let sending = async {
-                match part {
-                    Part::Mapped { map, range } => {
-                        player.sender.send_mapped(map, range, false).await.map(drop)
-                    }
-                    Part::Zeros(len) => player.sender.send_all(vec![0; len], false).await,
-                }
-            };
+            let sending = send_part(player, part);
             tokio::pin!(sending);
             let sent = tokio::select! {
                 biased;
@@ -252,7 +247,7 @@ impl OpenReader {
                 }
             };
             if let Err(error) = sent {
-                if error.raw_os_error() == Some(libc::EFAULT) {
+                if is_fault(&error) {
                     tracing::warn!("a piece file lost bytes under its mapping");
                     self.host.lose(run);
                 }
@@ -260,6 +255,22 @@ impl OpenReader {
             }
         }
         true
+    }
+}
+
+async fn send_part(player: &mut Player, part: Part) -> io::Result<()> {
+    match part {
+        Part::Mapped { map, mut range } => {
+            // Less than was asked was sent where the file cannot be read on; the next call says so.
+            while !range.is_empty() {
+                range.start += player
+                    .sender
+                    .send_mapped(map.clone(), range.clone(), false)
+                    .await?;
+            }
+            Ok(())
+        }
+        Part::Zeros(len) => player.sender.send_all(vec![0; len], false).await,
     }
 }
 

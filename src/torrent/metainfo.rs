@@ -248,7 +248,10 @@ impl Builder {
             name: name.to_owned(),
             piece_len,
             length: u64::try_from(data.len()).expect("fits"),
-            hashes: data.chunks(step).map(|piece| Sha1::digest(piece).into()).collect(),
+            hashes: data
+                .chunks(step)
+                .map(|piece| Sha1::digest(piece).into())
+                .collect(),
             ..Self::default()
         }
     }

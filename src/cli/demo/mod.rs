@@ -167,7 +167,9 @@ fn play(stub: &Engine, address: &str) -> anyhow::Result<Stats> {
             Err(_) => Err(io::Error::other("the clip did not come in time")),
         }
     });
-    played.context("the demo's ring")?.context("playing through the stub")
+    played
+        .context("the demo's ring")?
+        .context("playing through the stub")
 }
 
 async fn fetch(listen: SocketAddr, address: &str, part: Range<usize>) -> io::Result<()> {
@@ -179,7 +181,11 @@ async fn fetch(listen: SocketAddr, address: &str, part: Range<usize>) -> io::Res
         Ok(())
     })
     .await?;
-    if at == part.end { Ok(()) } else { Err(io::Error::other("a range broke off")) }
+    if at == part.end {
+        Ok(())
+    } else {
+        Err(io::Error::other("a range broke off"))
+    }
 }
 
 fn compare(status: u16, wanted: u16, bytes: &[u8], at: usize) -> io::Result<()> {
