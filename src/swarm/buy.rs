@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::swarm::requests::{Only, Source, blocks};
+use crate::swarm::blocks::{Only, Source, blocks};
 use crate::swarm::supply::{Fetch, Mate, Plan, Scene};
 use crate::swarm::{FetchKey, OriginKey, Output, PROSPECT_WAIT, ReaderKey, Swarm};
 use crate::units::{ByteRange, Cause, Time};
@@ -112,6 +112,7 @@ impl Swarm {
     /// Buys for each reader what is due, and notes when to look again.
     pub(in crate::swarm) fn plan(&mut self, now: Time) {
         self.plan_at = Time::NEVER;
+        self.alone = false;
         let Some(torrent) = &self.torrent else {
             return;
         };
@@ -144,9 +145,13 @@ impl Swarm {
         }
     }
 
-    fn plan_one(&self, now: Time, key: ReaderKey) -> Option<Plan> {
+    fn plan_one(&mut self, now: Time, key: ReaderKey) -> Option<Plan> {
         let torrent = self.torrent.as_ref()?;
         let reader = self.readers.get(key.0)?;
+        let origin = match self.supply.choose(now, reader) {
+            Ok(origin) => origin,
+            Err(until) => return Some(Plan::Wait(until)),
+        };
         let sessions = self.peers.iter().filter_map(|(key, peer)| {
             let session = peer.ready()?;
             Some(Mate {
@@ -168,13 +173,17 @@ impl Swarm {
             mates: &mates,
             prospects: called && now.since(reader.opened()) < PROSPECT_WAIT,
         };
-        let plan = self.supply.plan(&scene, reader);
-        if scene.prospects
-            && let Plan::Wait(until) = plan
-        {
-            return Some(Plan::Wait(until.min(reader.opened() + PROSPECT_WAIT)));
+        let plan = self.supply.plan(&scene, reader, origin);
+        let alone = scene.is_alone();
+        let until_alone = match scene.prospects {
+            true => reader.opened() + PROSPECT_WAIT,
+            false => Time::NEVER,
+        };
+        self.alone |= alone;
+        match plan {
+            Plan::Wait(until) => Some(Plan::Wait(until.min(until_alone))),
+            buy => Some(buy),
         }
-        Some(plan)
     }
 
     pub(in crate::swarm) fn fetch(

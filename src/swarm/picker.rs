@@ -206,3 +206,156 @@ fn mixed(salt: u64, piece: PieceIndex) -> u64 {
     mix = (mix ^ (mix >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mix ^ (mix >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::swarm::requests::Requests;
+
+    const PIECE: u64 = 128 << 10;
+    /// Ten pieces a second.
+    const RATE: f64 = 1_310_720.0;
+    const NOW: Time = Time::from_secs(5);
+
+    struct Case {
+        layout: Arc<Layout>,
+        requests: Requests,
+        rarity: Rarity,
+        readers: Slab<Reader>,
+        want_all: bool,
+        all: FixedBitSet,
+    }
+
+    fn case() -> Case {
+        let layout = Arc::new(Layout::single(1000 * PIECE, PIECE as u32));
+        let mut all = FixedBitSet::with_capacity(1000);
+        all.insert_range(..);
+        let mut rarity = Rarity::new(1000);
+        rarity.join(&all, true);
+        Case {
+            requests: Requests::new(Arc::clone(&layout), &FixedBitSet::with_capacity(1000)),
+            layout,
+            rarity,
+            readers: Slab::new(),
+            want_all: false,
+            all,
+        }
+    }
+
+    impl Case {
+        /// Past its probe, with one piece read, at this piece.
+        fn read_at(&mut self, piece: u64) -> usize {
+            let file = ByteRange::new(0, 1000 * PIECE);
+            let start = (piece - 4) * PIECE;
+            let range = ByteRange::new(start, file.end);
+            let mut reader = Reader::new(NOW, range, file, Some(RATE));
+            reader.set_ready(NOW, piece * PIECE);
+            reader.handle_sent(NOW, 4 * PIECE);
+            self.readers.insert(reader)
+        }
+
+        fn next(&self, eta_s: f64) -> Option<u32> {
+            self.next_of(eta_s, &self.all, None)
+        }
+
+        fn next_of(
+            &self,
+            eta_s: f64,
+            pieces: &FixedBitSet,
+            allowed: Option<&[PieceIndex]>,
+        ) -> Option<u32> {
+            let picker = Picker {
+                now: NOW,
+                layout: &self.layout,
+                requests: &self.requests,
+                rarity: &self.rarity,
+                readers: &self.readers,
+                want_all: self.want_all,
+                salt: 7,
+            };
+            let asker = Asker {
+                key: PeerKey(0),
+                pieces,
+                eta_s,
+                allowed,
+            };
+            picker.next(&asker).map(|piece| piece.0)
+        }
+
+        fn have(&mut self, pieces: Range<u32>) {
+            for piece in pieces {
+                self.requests.finish(PieceIndex(piece));
+            }
+        }
+    }
+
+    #[test]
+    fn the_most_urgent_reader_comes_first_and_nobody_means_nothing() {
+        let mut case = case();
+        assert_eq!(case.next(0.0), None);
+        case.read_at(500);
+        assert_eq!(case.next(0.0), Some(500));
+        // Its playhead is at piece 300 and it has nothing: due in 0.4 s as well, and due later
+        // once it has a second's worth.
+        let other = case.read_at(300);
+        case.have(300..310);
+        case.readers[other].set_ready(NOW, 310 * PIECE);
+        assert_eq!(case.next(0.0), Some(500));
+        case.have(500..600);
+        let first = case.readers.iter().next().unwrap().0;
+        case.readers[first].set_ready(NOW, 600 * PIECE);
+        assert_eq!(case.next(0.0), Some(310));
+    }
+
+    #[test]
+    fn a_slow_peer_is_asked_for_what_it_can_bring_in_time() {
+        let mut case = case();
+        case.read_at(500);
+        // In five seconds the playhead, four pieces behind, is at 496 + 50: that one is due.
+        assert_eq!(case.next(5.0), Some(547));
+    }
+
+    #[test]
+    fn started_pieces_are_finished_first_and_pieces_a_peer_lacks_are_skipped() {
+        let mut case = case();
+        case.read_at(500);
+        case.requests.take(PieceIndex(503), PeerKey(9));
+        case.have(500..503);
+        assert_eq!(case.next(0.0), Some(503));
+        let mut some = FixedBitSet::with_capacity(1000);
+        some.insert(510);
+        assert_eq!(case.next_of(0.0, &some, None), Some(510));
+        assert_eq!(case.next_of(0.0, &some, Some(&[])), None);
+        assert_eq!(
+            case.next_of(0.0, &some, Some(&[PieceIndex(510)])),
+            Some(510)
+        );
+    }
+
+    #[test]
+    fn beyond_the_urgent_the_rarest_comes_first_if_there_is_somebody_to_trade_with() {
+        let mut case = case();
+        case.read_at(200);
+        let window = 200..196 + 121;
+        case.have(window.clone());
+        assert_eq!(case.next(0.0), Some(window.end));
+        let mut most = case.all.clone();
+        most.remove(400);
+        case.rarity.join(&most, false);
+        assert_eq!(case.next(0.0), Some(400));
+    }
+
+    #[test]
+    fn an_idle_peer_takes_the_rest_of_the_file_and_then_its_beginning() {
+        let mut case = case();
+        case.read_at(200);
+        case.have(200..1000);
+        assert_eq!(case.next(0.0), Some(0));
+        case.readers.clear();
+        assert_eq!(case.next(0.0), None);
+        case.want_all = true;
+        assert_eq!(case.next(0.0), Some(0));
+    }
+}

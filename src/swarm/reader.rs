@@ -14,6 +14,8 @@ pub const PROMOTED_AFTER: u64 = 512 << 10;
 pub const RATE_MIN: f64 = 125_000.0;
 /// Fastest film that is believed from greedy reading alone, bytes/s.
 pub const RATE_GUESS_MAX: f64 = 2_500_000.0;
+/// A player that takes more than we have is taken to want this much more with each sample.
+const STARVED_GROWTH: f64 = 1.25;
 /// The read rate is sampled over this long.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// A request that begins where another of the file ended goes on with its clock for so long.
@@ -300,7 +302,12 @@ impl Reader {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = self.sample.bytes as f64 / elapsed.as_secs_f64();
         // A player that we starve would have read faster.
-        if !self.sample.starved || rate > self.read_rate {
+        if self.sample.starved && rate <= self.read_rate * STARVED_GROWTH {
+            if self.known_rate.is_none() {
+                self.anchor(now);
+            }
+            self.read_rate = (self.read_rate * STARVED_GROWTH).clamp(RATE_MIN, RATE_GUESS_MAX);
+        } else {
             if self.known_rate.is_none() {
                 self.anchor(now);
             }

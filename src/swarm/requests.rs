@@ -9,6 +9,7 @@ use slab::Slab;
 
 use crate::swarm::FetchKey;
 use crate::swarm::PeerKey;
+use crate::swarm::blocks::{Arrival, Look, Only, Poured, Source, blocks, next_common};
 use crate::torrent::layout::Layout;
 use crate::units::{Block, BlockIndex, ByteRange, PieceIndex};
 
@@ -53,25 +54,6 @@ pub struct Started {
     only: Option<Only>,
 }
 
-/// Who sent bytes of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// By address: the connection may be gone when the hash is known.
-    Peer(std::net::SocketAddr),
-    Origin {
-        origin: crate::swarm::OriginKey,
-        direct: bool,
-    },
-    /// Several; nobody can be blamed.
-    Mixed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Only {
-    Peer(PeerKey),
-    Origin(crate::swarm::OriginKey),
-}
-
 #[derive(Clone, Copy)]
 struct State {
     peers: [u32; 2],
@@ -103,32 +85,6 @@ impl State {
     fn whole(&self, len: u32) -> bool {
         self.begin == 0 && self.end == len
     }
-}
-
-/// What became of a block that a peer sent.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Arrival {
-    /// Parts of the block to store; both empty: wasted.
-    pub parts: [Range<u32>; 2],
-    /// The other peer that was asked for it.
-    pub rival: Option<PeerKey>,
-}
-
-/// What the supply wants to know of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// Nobody is asked. `bought`: the origin has been.
-    Missing {
-        bought: bool,
-    },
-    /// Peers are asked, the origin may be (unless `bought`).
-    Asked {
-        peers: [Option<PeerKey>; 2],
-        bought: bool,
-    },
-    /// The origin is asked.
-    Bought,
-    Stored,
 }
 
 impl Requests {
@@ -393,11 +349,14 @@ impl Requests {
             let Some(state) = self.state_mut(block) else {
                 continue;
             };
+            // Of blocks that the fetch was late with, too.
+            if state.fetch == 0 || state.fetch == fetch.0 {
+                state.bought &= !failed;
+            }
             if state.fetch != fetch.0 {
                 continue;
             }
             state.fetch = 0;
-            state.bought &= !failed;
             if !state.asked() {
                 self.missing_again(block);
             }
@@ -630,45 +589,6 @@ impl Started {
     }
 }
 
-/// What became of bytes from a fetch.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Poured {
-    /// Leading bytes that were stored before.
-    pub skip: u32,
-    /// Bytes to store after those.
-    pub len: u32,
-    /// Peers that were asked for the block, which is whole now.
-    pub rivals: [Option<PeerKey>; 2],
-}
-
-/// The blocks that `range` touches.
-pub fn blocks(layout: &Layout, range: ByteRange) -> impl Iterator<Item = Block> + '_ {
-    let mut next = (!range.is_empty()).then(|| layout.block_of(range.start));
-    std::iter::from_fn(move || {
-        let block = next.filter(|block| layout.block_range(*block).start < range.end)?;
-        next = layout.next_block(block);
-        Some(block)
-    })
-}
-
-/// The first bit of `range` that both sets have.
-pub fn next_common(a: &FixedBitSet, b: &FixedBitSet, range: Range<u32>) -> Option<u32> {
-    let end = (range.end as usize).min(a.len()).min(b.len());
-    let mut at = range.start as usize;
-    let bits = usize::BITS as usize;
-    let (a, b) = (a.as_slice(), b.as_slice());
-    while at < end {
-        let word = at / bits;
-        let both = (a[word] & b[word]) >> (at % bits);
-        if both != 0 {
-            let found = at + both.trailing_zeros() as usize;
-            return (found < end).then(|| u32::try_from(found).expect("a u32 range"));
-        }
-        at = (word + 1) * bits;
-    }
-    None
-}
-
 fn block_len(layout: &Layout, piece: PieceIndex, index: u32) -> u32 {
     let block = BlockIndex(index);
     layout.span(Block { piece, block }).len
@@ -677,3 +597,6 @@ fn block_len(layout: &Layout, piece: PieceIndex, index: u32) -> u32 {
 fn number(peer: PeerKey) -> u32 {
     u32::try_from(peer.0).expect("peers_max bounds keys")
 }
+
+#[cfg(test)]
+mod tests;

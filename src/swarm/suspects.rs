@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::swarm::OriginKey;
-use crate::swarm::requests::Source;
+use crate::swarm::blocks::Source;
 use crate::units::PieceIndex;
 
 /// Pieces whose failures are remembered at a time.

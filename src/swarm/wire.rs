@@ -7,8 +7,8 @@ use fixedbitset::FixedBitSet;
 
 use crate::peer::PeerMisbehaved;
 use crate::peer::session::{Event, Send, Session};
+use crate::swarm::blocks::{Only, Source};
 use crate::swarm::peers::Stage;
-use crate::swarm::requests::{Only, Source};
 use crate::swarm::{Output, PeerKey, Swarm, picker, wake};
 use crate::units::{Block, BlockSpan, ByteRange, PieceIndex, Time};
 
@@ -80,7 +80,8 @@ impl Swarm {
                 }
             }
         }
-        self.refill(now, key, usize::MAX);
+        let quickest = self.peers.least_eta();
+        self.refill(now, key, usize::MAX, quickest);
         // Answers that the session wrote by itself.
         if let Some(peer) = self.peers.get_mut(key)
             && peer.session.is_some()

@@ -1,0 +1,171 @@
+//! Whom to call, whom to upload to, and what is shown of all that.
+
+use std::net::SocketAddr;
+
+use crate::peer::session;
+use crate::swarm::choker::{self, Candidate};
+use crate::swarm::dialer::Found;
+use crate::swarm::stats::{PeerView, ReaderView, Stats};
+use crate::swarm::{MORE_PEERS_EVERY, Output, PEERS_ENOUGH, Swarm, wake};
+use crate::units::Time;
+
+/// Addresses, choking, and what is shown.
+impl Swarm {
+    /// The driver has checked that they may be connected to (R19, R20).
+    pub fn add_addresses(&mut self, now: Time, addrs: &[SocketAddr], found: Found) {
+        self.now = now;
+        for &addr in addrs {
+            self.dialer.add(now, addr, found);
+        }
+        self.settle(now);
+    }
+
+    pub(in crate::swarm) fn dial(&mut self, now: Time) {
+        while self.wants_peers() {
+            let Some(addr) = self.dialer.poll_dial(now) else {
+                break;
+            };
+            let peer = self.peers.add(addr, None);
+            self.outputs.push_back(Output::Dial { peer, addr });
+        }
+        let few = self.peers.count() < PEERS_ENOUGH.min(self.setup.limits.peers_max);
+        if few && self.wanting_peers() && now >= self.more_peers_at {
+            self.more_peers_at = now + MORE_PEERS_EVERY;
+            self.outputs.push_back(Output::MorePeers);
+        }
+    }
+
+    /// Whether peers are of use: for readers, for metadata, or to seed.
+    fn wanting_peers(&self) -> bool {
+        !self.shut_down && (self.torrent.is_none() || self.wanting())
+    }
+
+    pub(in crate::swarm) fn wants_peers(&self) -> bool {
+        !self.shut_down && self.peers.count() < self.setup.limits.peers_max
+    }
+
+    pub(in crate::swarm) fn dial_at(&self) -> Time {
+        if self.wants_peers() {
+            self.dialer.next_timeout()
+        } else {
+            Time::NEVER
+        }
+    }
+
+    /// `at_once`: somebody became interested, or a slot free.
+    pub(in crate::swarm) fn choose_uploads(&mut self, now: Time, at_once: bool) {
+        let Some(torrent) = &self.torrent else {
+            return;
+        };
+        let count = torrent.layout.piece_count();
+        let span = choker::RECHOKE.as_secs_f64();
+        let mut candidates = Vec::new();
+        for (key, peer) in self.peers.iter_mut() {
+            let Some(session) = peer.session.as_ref().filter(|session| session.ready()) else {
+                continue;
+            };
+            let (down, up) = (peer.bytes_down - peer.marks.0, peer.bytes_up - peer.marks.1);
+            if !at_once {
+                peer.marks = (peer.bytes_down, peer.bytes_up);
+            }
+            let pieces = session.pieces();
+            let first_missing = pieces.zeroes().next().map_or(count, |piece| {
+                u32::try_from(piece).expect("at most the pieces")
+            });
+            candidates.push(Candidate {
+                key,
+                interested: session.interested_in_us(),
+                first_missing,
+                have_count: u32::try_from(pieces.count_ones(..)).expect("at most the pieces"),
+                rate_to_us: float(down) / span,
+                rate_from_us: float(up) / span,
+            });
+        }
+        let ours = self.have.zeroes().next();
+        let ours = ours.map(|piece| u32::try_from(piece).expect("at most the pieces"));
+        if at_once {
+            self.choker.handle_interested(now, ours, &candidates);
+        } else {
+            self.choker.handle_timeout(now, ours, &candidates);
+        }
+        for candidate in candidates {
+            let choke = !self.choker.unchoked().contains(&candidate.key);
+            let Some(peer) = self.peers.get_mut(candidate.key) else {
+                continue;
+            };
+            if let Some(session) = &mut peer.session
+                && session.choked() != choke
+            {
+                session.choke(choke);
+                wake(&mut self.outputs, candidate.key, &mut peer.woken);
+            }
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        if let Some(torrent) = &self.torrent {
+            stats.length = torrent.layout.length();
+            stats.pieces = torrent.layout.piece_count();
+            stats.have_pieces = stats.pieces - torrent.left;
+        }
+        let sessions = || self.peers.iter().filter_map(|(_, peer)| peer.ready());
+        stats.peers = sessions().count();
+        stats.peers_unchoked = sessions().filter(|session| !session.choking_us()).count();
+        for (_, reader) in &self.readers {
+            stats.stalls += u64::from(reader.stalls());
+            stats.stall_s += reader.stall_s(self.now);
+            stats.deadline_missed += reader.missed();
+            stats.readers.push(ReaderView {
+                offset: reader.pos(),
+                slack_s: reader.slack_s(self.now, reader.ready()),
+                stalls: reader.stalls(),
+                stall_s: reader.stall_s(self.now),
+            });
+        }
+        stats
+    }
+
+    /// Those that shook hands.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        self.peers.iter().filter_map(|(key, peer)| {
+            let session = peer.ready()?;
+            let held = session.pieces().count_ones(..);
+            Some(PeerView {
+                key,
+                addr: peer.addr,
+                incoming: peer.incoming,
+                client: session.client().map(str::to_owned),
+                have_pieces: u32::try_from(held).unwrap_or(u32::MAX),
+                choking_us: session.choking_us(),
+                choked: session.choked(),
+                interested_in_us: session.interested_in_us(),
+                late: peer.late,
+                rate: peer.pace.rate(),
+                srtt_s: peer.pace.srtt().as_secs_f64(),
+                outstanding: peer.pace.outstanding(),
+                bytes_down: peer.bytes_down,
+                bytes_up: peer.bytes_up,
+            })
+        })
+    }
+
+    pub(in crate::swarm) fn session_setup(&self) -> session::Setup {
+        session::Setup {
+            info_hash: self.setup.info_hash,
+            peer_id: self.setup.peer_id,
+            listen_port: self.setup.listen_port,
+            pieces: self
+                .torrent
+                .as_ref()
+                .map(|torrent| torrent.layout.piece_count()),
+            metadata_len: self.torrent.as_ref().map(|torrent| torrent.info_len),
+            upload_only: self.upload_only || self.is_complete(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}

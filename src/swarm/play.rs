@@ -1,0 +1,165 @@
+//! Players: their requests, and what may be sent to them.
+
+use crate::swarm::picker::Asker;
+use crate::swarm::reader::Reader;
+use crate::swarm::{Output, RATES_MAX, ReaderKey, Swarm, picker};
+use crate::units::{ByteRange, Time};
+
+/// Readers. Ranges are offsets in the torrent.
+impl Swarm {
+    /// `range` is what the player asked for, `file` the file that it lies in. The metadata must be
+    /// known.
+    pub fn open_reader(&mut self, now: Time, range: ByteRange, file: ByteRange) -> ReaderKey {
+        self.now = now;
+        let known = self.rates.iter().find(|(rated, _)| *rated == file);
+        let mut reader = Reader::new(now, range, file, known.map(|&(_, rate)| rate));
+        if let Some(legacy) = &self.legacy {
+            reader.inherit(now, legacy);
+        }
+        let key = self.readers.insert(reader);
+        self.advance(now, key, false);
+        self.interest_all();
+        self.cancel_stale(now, key);
+        self.deal = true;
+        self.replan = true;
+        self.settle(now);
+        ReaderKey(key)
+    }
+
+    pub fn close_reader(&mut self, now: Time, reader: ReaderKey) {
+        self.now = now;
+        let Some(closed) = self.readers.try_remove(reader.0) else {
+            return;
+        };
+        self.legacy = Some(closed.legacy(now));
+        self.stats.stalls += u64::from(closed.stalls());
+        self.stats.stall_s += closed.stall_s(now);
+        self.stats.deadline_missed += closed.missed();
+        self.settle(now);
+    }
+
+    /// From its position: bytes that may be sent to this player now, all of them in the store.
+    pub fn readable(&self, reader: ReaderKey) -> ByteRange {
+        match self.readers.get(reader.0) {
+            Some(reader) => ByteRange::new(reader.pos(), reader.ready()),
+            None => ByteRange::new(0, 0),
+        }
+    }
+
+    pub fn handle_sent(&mut self, now: Time, reader: ReaderKey, bytes: u64) {
+        self.now = now;
+        let Some(reader) = self.readers.get_mut(reader.0) else {
+            return;
+        };
+        let was_starting = reader.is_starting();
+        reader.handle_sent(now, bytes);
+        self.stats.bytes.to_players += bytes;
+        // With the origin alone each byte read makes room for another.
+        self.replan |= was_starting || self.alone;
+        self.settle(now);
+    }
+
+    /// The player takes everything and there is nothing to send.
+    pub fn handle_starved(&mut self, now: Time, reader: ReaderKey) {
+        self.now = now;
+        if let Some(reader) = self.readers.get_mut(reader.0) {
+            reader.handle_starved(now);
+        }
+        self.settle(now);
+    }
+
+    /// Its socket is full: the player is paused, or has enough.
+    pub fn handle_blocked(&mut self, now: Time, reader: ReaderKey) {
+        self.now = now;
+        if let Some(reader) = self.readers.get_mut(reader.0) {
+            reader.handle_blocked(now);
+        }
+        self.settle(now);
+    }
+
+    /// What the container says of a file.
+    pub fn set_bitrate(&mut self, now: Time, file: ByteRange, bytes_per_s: f64) {
+        self.now = now;
+        self.rates.retain(|(rated, _)| *rated != file);
+        if self.rates.len() == RATES_MAX {
+            self.rates.pop_front();
+        }
+        self.rates.push_back((file, bytes_per_s));
+        for (_, reader) in &mut self.readers {
+            if reader.file() == file {
+                reader.set_rate(now, bytes_per_s);
+            }
+        }
+        self.replan = true;
+        self.settle(now);
+    }
+
+    pub(in crate::swarm) fn advance_readers(&mut self, now: Time) {
+        let keys: Vec<usize> = self.readers.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.advance(now, key, true);
+        }
+    }
+
+    /// Moves a reader's end of readable bytes as far as verified pieces and shown bytes go.
+    fn advance(&mut self, now: Time, key: usize, tell: bool) {
+        let Some(torrent) = &self.torrent else {
+            return;
+        };
+        let reader = &mut self.readers[key];
+        let (before, end) = (reader.ready(), reader.range().end);
+        let mut ready = before;
+        while ready < end {
+            let piece = torrent.layout.piece_of(ready);
+            let further = if self.have.contains(piece.at()) {
+                torrent.layout.piece_range(piece).end
+            } else {
+                torrent.requests.shown_until(ready)
+            };
+            if further == ready {
+                break;
+            }
+            ready = further;
+        }
+        if ready == before {
+            return;
+        }
+        let waited = reader.pos() == before;
+        reader.set_ready(now, ready);
+        if waited && tell {
+            let reader = ReaderKey(key);
+            self.outputs.push_back(Output::Readable { reader });
+        }
+    }
+
+    /// A seek: peers take back what no reader needs soon, if they have what the new one waits for.
+    fn cancel_stale(&mut self, now: Time, key: usize) {
+        let Some(torrent) = &self.torrent else {
+            return;
+        };
+        let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
+        let window = picker.window(&self.readers[key]);
+        let mut stale = Vec::new();
+        for (key, peer) in self.peers.iter() {
+            let Some(session) = peer.ready().filter(|_| peer.asked_len() > 0) else {
+                continue;
+            };
+            let asker = Asker {
+                key,
+                pieces: session.pieces(),
+                eta_s: 0.0,
+                allowed: None,
+            };
+            if !picker.has_any(&asker, window.clone()) {
+                continue;
+            }
+            let blocks = peer.asked().filter(|block| !picker.is_urgent(block.piece));
+            stale.extend(blocks.map(|block| (key, block)));
+        }
+        for (key, block) in stale {
+            self.stats.cancelled += 1;
+            self.cancel(key, block);
+            self.release(block, key);
+        }
+    }
+}

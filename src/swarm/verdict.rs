@@ -1,0 +1,183 @@
+//! What the store found: good pieces are told to all, bad ones fetched again to find the liar.
+
+use crate::swarm::blocks::Only;
+use crate::swarm::picker::BAND_S;
+use crate::swarm::suspects::Ruling;
+use crate::swarm::{Output, Swarm, Torrent, Verdict, wake};
+use crate::units::{Cause, PieceIndex, Time};
+
+/// The store.
+impl Swarm {
+    pub fn handle_piece(&mut self, now: Time, piece: PieceIndex, verdict: Verdict) {
+        self.now = now;
+        match verdict {
+            Verdict::Good { digests } => self.handle_good(now, piece, digests.as_deref()),
+            Verdict::Bad { digests } => self.handle_bad(now, piece, digests),
+            Verdict::Lost => self.handle_lost(piece),
+        }
+        self.advance_readers(now);
+        self.settle(now);
+    }
+
+    /// R46: whether the block digests of this piece are needed even if it is good.
+    pub fn wants_digests(&self, piece: PieceIndex) -> bool {
+        self.suspects.wants_digests(piece)
+    }
+
+    /// Neither in a reader's window nor being uploaded.
+    pub fn evictable(&self, piece: PieceIndex) -> bool {
+        let Some(torrent) = &self.torrent else {
+            return true;
+        };
+        let range = torrent.layout.piece_range(piece);
+        let read = self.readers.iter().any(|(_, reader)| {
+            let end = reader.reach(self.now, BAND_S).max(
+                reader
+                    .ready()
+                    .min(reader.pos() + u64::from(torrent.layout.nominal_piece_len())),
+            );
+            range.end > reader.pos() && range.start <= end
+        });
+        let uploaded = self.peers.iter().any(|(_, peer)| {
+            peer.serving == Some(piece) && peer.ready().is_some_and(|session| !session.choked())
+        });
+        !read && !uploaded
+    }
+
+    fn handle_good(&mut self, now: Time, piece: PieceIndex, digests: Option<&[[u8; 20]]>) {
+        let Some(torrent) = &mut self.torrent else {
+            return;
+        };
+        if self.have.put(piece.at()) {
+            return;
+        }
+        torrent.left -= 1;
+        let was_full = !torrent.requests.has_room();
+        let owed = torrent.requests.finish(piece);
+        self.deal |= was_full;
+        let complete = torrent.left == 0;
+        for (block, key) in owed {
+            self.cancel(key, block);
+        }
+        let ruling = self.suspects.handle_good(piece, digests);
+        self.carry_out(now, ruling);
+        for (key, peer) in self.peers.iter_mut() {
+            let Some(session) = peer.session.as_mut().filter(|session| session.ready()) else {
+                continue;
+            };
+            if !session.has(piece) {
+                session.have(piece);
+                wake(&mut self.outputs, key, &mut peer.woken);
+            }
+        }
+        if complete {
+            self.outputs.push_back(Output::Complete);
+            self.leave_seeds(now);
+        }
+    }
+
+    fn handle_bad(&mut self, now: Time, piece: PieceIndex, digests: Vec<[u8; 20]>) {
+        let Some(torrent) = &mut self.torrent else {
+            return;
+        };
+        let Some(started) = torrent.requests.get(piece) else {
+            return self.handle_lost(piece);
+        };
+        let senders: Vec<_> = started.senders().collect();
+        self.stats.bad_pieces += 1;
+        self.stats.bytes.wasted += u64::from(torrent.layout.piece_len(piece));
+        let ruling = self.suspects.handle_bad(piece, senders, digests);
+        self.carry_out(now, ruling);
+        self.refetch(now, piece);
+    }
+
+    /// R46: a piece that failed comes from one source the next time, so that the result judges the
+    /// blocks of the failure.
+    pub(in crate::swarm) fn refetch(&mut self, now: Time, piece: PieceIndex) {
+        let suspect = self.suspects.wants_digests(piece);
+        let only = if suspect {
+            self.sole_source(now, piece)
+        } else {
+            None
+        };
+        let Some(torrent) = &mut self.torrent else {
+            return;
+        };
+        let range = torrent.layout.piece_range(piece);
+        let owed = torrent.requests.lose(piece);
+        self.outputs.push_back(Output::Forget { piece });
+        if only.is_some() {
+            torrent.requests.restart(piece, only);
+        }
+        for (block, key) in owed {
+            self.cancel(key, block);
+        }
+        self.deal = true;
+        self.replan = true;
+        if let Some(Only::Origin(origin)) = only {
+            self.fetch(now, origin, range, Cause::Hedge);
+        }
+    }
+
+    /// The origin, else a peer that took no part in the failure, else any.
+    fn sole_source(&self, now: Time, piece: PieceIndex) -> Option<Only> {
+        let torrent = self.torrent.as_ref()?;
+        let range = torrent.layout.piece_range(piece);
+        if let Some(origin) = self.supply.able(now, range) {
+            return Some(Only::Origin(origin));
+        }
+        let able = self.peers.iter().filter(|(_, peer)| {
+            let session = peer.ready();
+            peer.delivers() && session.is_some_and(|session| session.has(piece))
+        });
+        let best = able.min_by_key(|(_, peer)| {
+            let took_part = self.suspects.took_part(piece, peer.addr);
+            (took_part, peer.eta())
+        });
+        best.map(|(key, _)| Only::Peer(key))
+    }
+
+    fn handle_lost(&mut self, piece: PieceIndex) {
+        let Some(torrent) = &mut self.torrent else {
+            return;
+        };
+        if self.have.contains(piece.at()) {
+            self.have.set(piece.at(), false);
+            torrent.left += 1;
+        }
+        let owed = torrent.requests.lose(piece);
+        for (block, key) in owed {
+            self.cancel(key, block);
+        }
+        let start = torrent_start(self.torrent.as_ref(), piece);
+        for (_, reader) in &mut self.readers {
+            if reader.ready() > start && reader.pos() < reader.range().end {
+                reader.set_ready(self.now, reader.ready().min(start));
+            }
+        }
+        self.deal = true;
+        self.replan = true;
+    }
+
+    fn carry_out(&mut self, now: Time, ruling: Ruling) {
+        for addr in ruling.ban {
+            self.ban(now, addr, "bad-block");
+        }
+        for origin in ruling.differs {
+            if self.supply.is_expelled(origin) {
+                continue;
+            }
+            // What else comes from it is not stored.
+            for fetch in self.supply.expel(origin) {
+                self.give_back(&fetch, true);
+                self.outputs
+                    .push_back(Output::CancelFetch { fetch: fetch.key });
+            }
+            self.outputs.push_back(Output::OriginDiffers { origin });
+        }
+    }
+}
+
+fn torrent_start(torrent: Option<&Torrent>, piece: PieceIndex) -> u64 {
+    torrent.map_or(0, |torrent| torrent.layout.piece_range(piece).start)
+}
