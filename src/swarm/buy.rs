@@ -9,6 +9,8 @@ use crate::units::{ByteRange, Cause, Time};
 
 /// An origin that ends a fetch without a byte of it is left alone for so long.
 const EMPTY_PAUSE: Duration = Duration::from_secs(5);
+/// Plans are no finer than this: time goes on between two looks.
+const PLAN_GRAIN: Duration = Duration::from_millis(1);
 
 impl Swarm {
     /// `file_range`: bytes of the torrent that it has. `direct`: the player asked for this very
@@ -128,7 +130,7 @@ impl Swarm {
             while let Some(plan) = self.plan_one(now, ReaderKey(key)) {
                 match plan {
                     Plan::Wait(until) => {
-                        self.plan_at = self.plan_at.min(until);
+                        self.plan_at = self.plan_at.min(until.max(now + PLAN_GRAIN));
                         break;
                     }
                     Plan::Buy {

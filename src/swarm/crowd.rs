@@ -1,6 +1,7 @@
 //! Whom to call, whom to upload to, and what is shown of all that.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::peer::session;
 use crate::swarm::choker::{self, Candidate};
@@ -8,6 +9,9 @@ use crate::swarm::dialer::Found;
 use crate::swarm::stats::{PeerView, ReaderView, Stats};
 use crate::swarm::{MORE_PEERS_EVERY, Output, PEERS_ENOUGH, Swarm, wake};
 use crate::units::Time;
+
+/// Addresses that are due but in use are looked at again after this long.
+const DIAL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Addresses, choking, and what is shown.
 impl Swarm {
@@ -45,16 +49,24 @@ impl Swarm {
     }
 
     pub(in crate::swarm) fn dial_at(&self) -> Time {
-        if self.wants_peers() {
-            self.dialer.next_timeout()
+        if !self.wants_peers() {
+            return Time::NEVER;
+        }
+        let due = self.dialer.next_timeout();
+        // What is due and was not dialled waits for a connection to end.
+        if due <= self.now {
+            self.now + DIAL_AGAIN
         } else {
-            Time::NEVER
+            due
         }
     }
 
     /// `at_once`: somebody became interested, or a slot free.
     pub(in crate::swarm) fn choose_uploads(&mut self, now: Time, at_once: bool) {
         let Some(torrent) = &self.torrent else {
+            if !at_once {
+                self.choker.handle_timeout(now, None, &[]);
+            }
             return;
         };
         let count = torrent.layout.piece_count();

@@ -19,6 +19,8 @@ pub struct Metadata {
     /// Peers that rejected a request or took part in a wrong result; asked only if nobody else is
     /// left.
     refused: Vec<PeerKey>,
+    /// Something came since the last tick.
+    progress: bool,
 }
 
 struct Attempt {
@@ -42,6 +44,7 @@ impl Metadata {
             known: None,
             attempt: None,
             refused: Vec::new(),
+            progress: false,
         }
     }
 
@@ -113,6 +116,7 @@ impl Metadata {
             return None;
         }
         *part = Part::Here;
+        self.progress = true;
         attempt.bytes[start..end].copy_from_slice(data);
         if !attempt.senders.contains(&peer) {
             attempt.senders.push(peer);
@@ -164,9 +168,27 @@ impl Metadata {
         }
     }
 
-    /// With nobody else left the refused are asked again.
-    pub fn pardon(&mut self) {
+    /// Now and then: who is asked and has sent nothing since the last time makes way for others,
+    /// and who made way before is asked again.
+    pub fn handle_tick(&mut self) {
+        if std::mem::take(&mut self.progress) {
+            return;
+        }
         self.refused.clear();
+        let parts = self.attempt.iter().flat_map(|attempt| &attempt.parts);
+        let mut silent: Vec<_> = parts
+            .filter_map(|part| match part {
+                Part::Asked(peer) => Some(*peer),
+                Part::Missing | Part::Here => None,
+            })
+            .collect();
+        silent.dedup();
+        for peer in silent {
+            self.forget(peer);
+            if !self.refused.contains(&peer) {
+                self.refuse(peer);
+            }
+        }
     }
 
     fn refuse(&mut self, peer: PeerKey) {
@@ -235,6 +257,19 @@ mod tests {
         assert_eq!(metadata.requests(B, 20), [0]);
         metadata.handle_rejected(B);
         assert_eq!(metadata.requests(B, 20), [0u32; 0]);
+    }
+
+    #[test]
+    fn a_silent_peer_makes_way_and_is_asked_again_later() {
+        let mut metadata = Metadata::unknown();
+        assert_eq!(metadata.requests(A, 10), [0]);
+        assert_eq!(metadata.requests(B, 10), [0u32; 0]);
+        metadata.handle_tick();
+        assert_eq!(metadata.requests(A, 10), [0u32; 0]);
+        assert_eq!(metadata.requests(B, 10), [0]);
+        metadata.handle_tick();
+        assert_eq!(metadata.requests(A, 10), [0]);
+        assert!(metadata.handle_part(A, 0, 10, &[0; 10]).is_some());
     }
 
     #[test]

@@ -291,10 +291,21 @@ impl Swarm {
         if let Some(addr) = liar.map(|peer| peer.addr) {
             self.ban(now, addr, "metadata-hash");
         }
+        self.ask_all_for_metadata();
+        self.settle(now);
+    }
+
+    fn hurry_metadata(&mut self) {
+        if self.torrent.is_none() {
+            self.metadata.handle_tick();
+            self.ask_all_for_metadata();
+        }
+    }
+
+    fn ask_all_for_metadata(&mut self) {
         for key in self.peers.keys() {
             self.ask_metadata(key);
         }
-        self.settle(now);
     }
 
     pub fn layout(&self) -> Option<&Arc<Layout>> {
@@ -375,6 +386,7 @@ impl Swarm {
         }
         if now >= self.choker.next_timeout() {
             self.choose_uploads(now, false);
+            self.hurry_metadata();
         }
         self.replan |= now >= self.plan_at;
         self.settle(now);
@@ -399,6 +411,7 @@ impl Swarm {
         if !self.wanting() {
             return;
         }
+        self.make_room(now);
         let mut able: Vec<PeerKey> = Vec::new();
         able.extend(
             self.peers
@@ -423,6 +436,33 @@ impl Swarm {
         for key in able {
             self.refill(now, key, usize::MAX, quickest);
         }
+    }
+
+    /// Pieces begun for a reader that has gone elsewhere make room for what is urgent.
+    fn make_room(&mut self, now: Time) {
+        while let Some(piece) = self.in_the_way(now) {
+            if let Some(torrent) = &mut self.torrent {
+                torrent.requests.lose(piece);
+            }
+            self.outputs.push_back(Output::Forget { piece });
+        }
+    }
+
+    fn in_the_way(&self, now: Time) -> Option<PieceIndex> {
+        let torrent = self.torrent.as_ref()?;
+        if torrent.requests.has_room() {
+            return None;
+        }
+        let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
+        if !picker.lacks_urgent() {
+            return None;
+        }
+        let mut started = torrent.requests.pieces();
+        let idle = started.find(|started| {
+            let free = started.is_idle() && !started.is_whole() && started.only().is_none();
+            free && !picker.is_urgent(started.piece())
+        });
+        idle.map(|started| started.piece())
     }
 
     /// Asks a peer for as many blocks as its queue has room for, at most `limit`.

@@ -60,9 +60,21 @@ impl Picker<'_> {
         readers.any(|(_, reader)| self.window(reader).contains(&piece.0))
     }
 
-    /// Whether the peer could be asked for something of `range`.
+    /// Whether the peer has something that nobody was asked for yet, room or not.
     pub fn has_any(&self, asker: &Asker<'_>, range: Range<u32>) -> bool {
-        self.in_order(asker, range).is_some()
+        let fresh = self.requests.next_fresh(range.clone(), asker.pieces);
+        fresh.is_some() || self.started(asker, range).is_some()
+    }
+
+    /// Whether some reader waits for a piece that is not begun.
+    pub fn lacks_urgent(&self) -> bool {
+        let mut readers = self.readers.iter();
+        readers.any(|(_, reader)| {
+            let fresh = self.requests.fresh();
+            self.requests
+                .next_fresh(self.window(reader), fresh)
+                .is_some()
+        })
     }
 
     /// The pieces that a reader needs next.

@@ -385,3 +385,39 @@ fn a_lost_piece_is_fetched_again_and_nobody_blamed() {
     assert!(world.nodes[viewer].swarm.is_complete());
     assert!(world.nodes[viewer].banned.is_empty());
 }
+
+#[test]
+fn pieces_of_abandoned_seeks_make_room() {
+    let mut world = World::new(160 * MIB, 16 * MIB as u32);
+    let viewer = world.viewer();
+    let seed = world.seed(25e6);
+    world.connect(viewer, seed);
+    world.run_for(Duration::from_millis(100));
+    // Eight pieces of 16 MiB are all that may be begun at a time.
+    for place in 0..9 {
+        let range = ByteRange::new(place * 16 * MIB, 160 * MIB);
+        let player = world.play(viewer, range, None);
+        world.run_for(Duration::from_millis(150));
+        world.hang_up(viewer, player);
+    }
+    let range = ByteRange::new(150 * MIB, 151 * MIB);
+    let player = world.play(viewer, range, None);
+    let start = world.now;
+    world.run_until(secs(60), |world| {
+        world.nodes[viewer].players[player].pos > range.start
+    });
+    // The piece takes 0.67 s; those before it would take 5 s.
+    let took = world.now.since(start).as_secs_f64();
+    assert!(took < 1.2, "{took}");
+}
+
+#[test]
+fn time_goes_on_while_a_stranger_finds_nobody() {
+    let mut world = World::new(2 * MIB, 128 << 10);
+    let stranger = world.stranger();
+    let other = world.stranger();
+    world.connect(stranger, other);
+    // Fails if a timeout in the past is named for ever.
+    world.run_for(Duration::from_secs(300));
+    assert!(world.nodes[stranger].swarm.layout().is_none());
+}

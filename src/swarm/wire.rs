@@ -181,9 +181,7 @@ impl Swarm {
             self.choose_uploads(now, true);
         }
         self.orphan(now, Only::Peer(key));
-        for key in self.peers.keys() {
-            self.ask_metadata(key);
-        }
+        self.ask_all_for_metadata();
         self.replan = true;
     }
 
@@ -264,9 +262,7 @@ impl Swarm {
             }
             Event::MetadataRejected { .. } => {
                 self.metadata.handle_rejected(key);
-                for key in self.peers.keys() {
-                    self.ask_metadata(key);
-                }
+                self.ask_all_for_metadata();
             }
             Event::Suggested(_) | Event::Cancelled(_) | Event::ListenPort(_) => {}
         }
