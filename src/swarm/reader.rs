@@ -213,6 +213,9 @@ impl Reader {
             let late = due.saturating_sub(self.ready);
             self.missed += late.div_ceil(u64::from(BLOCK_LEN));
         }
+        if ready > self.pos && self.starved.is_some() {
+            self.settle_stall(now);
+        }
         self.ready = ready;
     }
 
@@ -229,6 +232,9 @@ impl Reader {
             self.sample.since = now;
         }
         self.measure(now, bytes);
+        if self.is_waiting() {
+            self.handle_starved(now);
+        }
     }
 
     pub fn handle_starved(&mut self, now: Time) {
@@ -389,6 +395,16 @@ mod tests {
         assert_eq!(reader.stalls(), 1);
         assert!(close(reader.stall_s(Time::from_secs(5)), 2.0));
         assert!(close(reader.slack_s(Time::from_secs(5), 1_500_000), 1.0));
+    }
+
+    #[test]
+    fn who_has_taken_everything_is_starved_without_being_told() {
+        let mut reader = playing(500_000.0);
+        assert!(close(reader.stall_s(Time::from_secs(4)), 1.0));
+        reader.set_ready(Time::from_secs(4), 2_000_000);
+        reader.handle_sent(Time::from_secs(4), 500_000);
+        assert_eq!(reader.stalls(), 1);
+        assert!(close(reader.stall_s(Time::from_secs(20)), 1.0));
     }
 
     #[test]

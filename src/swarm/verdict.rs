@@ -146,6 +146,8 @@ impl Swarm {
             torrent.left += 1;
         }
         let owed = torrent.requests.lose(piece);
+        // What the same input brings of it is written after this verdict.
+        self.outputs.push_back(Output::Forget { piece });
         for (block, key) in owed {
             self.cancel(key, block);
         }
