@@ -5,36 +5,33 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Each module of `src`, and what of the crate it may name; what it lists nobody above it is in.
-/// `units` and `reach` are at the bottom, `cli` at the top: arrows only go down.
-const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("units", &[]),
-    ("reach", &["units"]),
-    ("config", &["units", "reach"]),
-    ("http", &["units", "reach"]),
-    ("torrent", &["units", "reach"]),
-    ("peer", &["units", "reach", "torrent"]),
-    ("ring", &["units"]),
-    ("store", &["units", "reach", "torrent", "ring"]),
-    ("origin", &["units", "reach", "http"]),
-    ("tracker", &["units", "reach", "http", "torrent"]),
-    ("stub", &["units", "reach", "http", "torrent"]),
-    ("resolve", &["units", "reach", "http", "torrent"]),
-    ("swarm", &["units", "reach", "torrent", "peer"]),
-    ("shard", BELOW_SHARD),
-    ("admin", BELOW_SHARD),
+/// Each module of `src`, and what of the crate it may name. Arrows only go down: nothing is named
+/// by what stands above it here.
+const MAY_IMPORT: &[(&str, &str)] = &[
+    ("units", ""),
+    ("reach", "units"),
+    ("config", "units reach"),
+    ("http", "units reach"),
+    ("torrent", "units reach"),
+    ("peer", "units reach torrent"),
+    ("ring", "units"),
+    ("store", "units reach torrent ring"),
+    ("origin", "units reach http"),
+    ("tracker", "units reach http torrent"),
+    ("stub", "units reach http torrent"),
+    ("resolve", "units reach http torrent"),
+    ("swarm", "units reach torrent peer"),
+    ("admin", "units reach http"),
+    (
+        "shard",
+        "units reach config http torrent peer ring store origin tracker stub resolve swarm admin",
+    ),
     ("cli", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),
 ];
-const BELOW_SHARD: &[&str] = &[
-    "units", "reach", "config", "http", "torrent", "peer", "ring", "store", "origin", "tracker",
-    "stub", "resolve", "swarm",
-];
-const EVERYTHING: &[&str] = &[
-    "units", "reach", "config", "http", "torrent", "peer", "ring", "store", "origin", "tracker",
-    "stub", "resolve", "swarm", "shard", "admin", "cli",
-];
+const EVERYTHING: &str = "units reach config http torrent peer ring store origin tracker stub \
+    resolve swarm admin shard cli";
 
 /// Files that may be longer than [`LINES_MAX`], each with its reason.
 const LONG_FILES: &[(&str, &str)] = &[];
@@ -96,7 +93,7 @@ fn imports_only_go_down() {
                     .collect();
                 if name.is_empty() {
                     fault("one `use crate::module::…` a line");
-                } else if name != module && !allowed.contains(&name.as_str()) {
+                } else if name != module && !allowed.split_whitespace().any(|may| may == name) {
                     fault(&format!("`{module}` may not import `{name}`"));
                 }
             }

@@ -9,7 +9,7 @@ use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::net::{answers, free_port, loopback};
 use crate::bed::process::Process;
 use crate::bed::scene::{LIMIT, Scene};
-use crate::bed::stub::{Options, Stub, run};
+use crate::bed::stub::{Options, Stub, free_ports, run};
 
 const FILM_LEN: usize = 4 * 1024 * 1024 + 99;
 
@@ -106,7 +106,7 @@ fn get_writes_the_film() {
         scene.target().trim_start_matches('/'),
         "-o",
     ]);
-    let output = run(command.arg(&file), LIMIT);
+    let output = run(command.arg(&file).args(free_ports()), LIMIT);
     assert!(output.status.success(), "{output:?}");
     scene.film.assert_same(&fs::read(file).unwrap());
     // What is not there ends in an error, and leaves no file behind.
@@ -118,7 +118,7 @@ fn get_writes_the_film() {
         &scene.nginx.url("nothing.mp4"),
         "-o",
     ]);
-    let output = run(command.arg(&nothing), LIMIT);
+    let output = run(command.arg(&nothing).args(free_ports()), LIMIT);
     assert!(!output.status.success());
     assert!(!nothing.exists());
 }

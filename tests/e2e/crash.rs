@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use crate::bed::film::{Film, Random};
 use crate::bed::http::Client;
 use crate::bed::net::{free_port, loopback, loopback_host};
+use crate::bed::nginx::Nginx;
 use crate::bed::process::Process;
 use crate::bed::scene::Scene;
 use crate::bed::seeder::{Conduct, Seeder};
-use crate::bed::stub::{Options, Stub, binary, on_store, run};
+use crate::bed::stub::{Options, Stub, binary, on_store, run, target};
 use crate::bed::{Bed, wait_until};
 
 const KILLS: usize = 30;
@@ -265,24 +266,39 @@ fn on_small_disk(inner: &Command, store: &std::path::Path) -> Command {
     command
 }
 
+/// Two films of which the store holds one and a half.
 #[test]
 fn a_small_store_evicts_and_goes_on() {
-    const LIMIT: u64 = 8 * 1024 * 1024;
+    const FILM_LEN: usize = 170_000_000;
+    const STORE_LIMIT: u64 = 256_000_000;
     let bed = Bed::new();
-    let film = Film::random(&bed, "film.bin", 24 * 1024 * 1024, 256 * 1024);
-    let scene = Scene::of(bed, film);
-    let options = Options::new(&scene.bed).with(&["--store-limit", "8MiB"]);
+    let nginx = Nginx::start(&bed);
+    let options = Options::new(&bed).with(&["--store-limit", "256MB"]);
     let store = options.store.clone();
-    let stub = Stub::start_with(&scene.bed, options);
-    scene.film.assert_same(&stub.get_all(&scene.target()));
-    let part = stub
-        .get(&scene.target(), &["Range: bytes=1000000-1999999"])
-        .unwrap();
-    scene.film.assert_part(1_000_000, &part.body);
+    let stub = Stub::start_with(&bed, options);
+    for name in ["first.bin", "second.bin"] {
+        let film = Film::random(&bed, name, FILM_LEN, 1024 * 1024);
+        film.publish(nginx.root(), "");
+        let target = target(&[], &nginx.url(name));
+        film.assert_same(&stub.get_all(&target));
+        let part = stub
+            .get(&target, &["Range: bytes=1000000-1999999"])
+            .unwrap();
+        film.assert_part(1_000_000, &part.body);
+    }
     wait_until(
         "the store to be within its limit",
         Duration::from_secs(20),
-        || used(&store) <= LIMIT + 1024 * 1024,
+        || used(&store) <= STORE_LIMIT,
+    );
+    // What was evicted is bought again; what was not, is not.
+    let bought = stub.bytes("from_origin");
+    let first = Film::random(&bed, "first.bin", FILM_LEN, 1024 * 1024);
+    first.assert_same(&stub.get_all(&target(&[], &nginx.url("first.bin"))));
+    let again = stub.bytes("from_origin") - bought;
+    assert!(
+        again > 0 && again < FILM_LEN as u64 + 1_000_000,
+        "bought again: {again}"
     );
 }
 

@@ -250,7 +250,9 @@ fn where_others_are_wrong() {
     let mut client = stub.client();
     let mut ask = |method: &str, lines: &[&str]| {
         client.send(method, &scene.target(), lines).unwrap();
-        client.reply(method).unwrap()
+        client
+            .reply(method)
+            .unwrap_or_else(|error| panic!("{method} {lines:?}: {error}"))
     };
     let last = FILM_LEN - 1;
     let rows: &[(&str, u16, usize, Option<String>)] = &[

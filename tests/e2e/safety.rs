@@ -82,7 +82,7 @@ fn a_private_address_is_refused_as_tracker() {
     let stub = strict(&bed);
     let tracker = nginx.url("announce");
     let reply = stub
-        .get(&target(&[&tracker], "http://198.41.0.4/film.bin"), &[])
+        .get(&target(&[&tracker], "http://video.invalid/film.bin"), &[])
         .unwrap();
     assert_eq!(reply.status, 403, "{}", reply.text());
     assert!(nginx.sent("announce").is_empty());
@@ -203,6 +203,12 @@ fn metrics_have_the_names_agreed() {
 fn a_page_of_another_site_cannot_read_or_change_anything() {
     let bed = Bed::new();
     let stub = Stub::start(&bed);
+    let nginx = Nginx::start(&bed);
+    std::fs::copy(crate::bed::film::CLIP, nginx.root().join("clip.mp4")).unwrap();
+    let clip = stub.url(&[], &nginx.url("clip.mp4"));
+    // The swarm-less film leaves a trace of its own; what the page does must not.
+    stub.get(&target(&[], &nginx.url("clip.mp4")), &["Range: bytes=0-9"])
+        .unwrap();
     let before = stub.stats();
     let admin = format!("http://{}", stub.admin());
     let script = format!(
@@ -215,6 +221,7 @@ fn a_page_of_another_site_cannot_read_or_change_anything() {
             }} catch (error) {{ tries[name] = 'refused'; }}
         }};
         const at = '{admin}/api/stats';
+        await attempt('film', () => fetch('{clip}', {{ method: 'HEAD' }}));
         await attempt('plain', () => fetch(at));
         await attempt('opaque', () => fetch(at, {{ mode: 'no-cors' }}));
         await attempt('credentials', () => fetch(at, {{ credentials: 'include' }}));
@@ -246,10 +253,13 @@ fn a_page_of_another_site_cannot_read_or_change_anything() {
     ] {
         assert_eq!(seen[name], "refused", "{seen}");
     }
-    assert_eq!(
-        seen["opaque"], "opaque",
-        "an answer that the page cannot see into: {seen}"
+    // At most an answer that the page cannot see into.
+    assert!(
+        seen["opaque"] == "refused" || seen["opaque"] == "opaque",
+        "{seen}"
     );
+    // So it was not for want of a way to this machine.
+    assert_eq!(seen["film"], "read 200", "{seen}");
     let after = stub.stats();
     assert_eq!(before["swarms"], after["swarms"]);
     assert_eq!(before["bytes"], after["bytes"]);

@@ -45,7 +45,7 @@ pub fn answers(addr: SocketAddr) -> bool {
 }
 
 /// An address of this machine outside 127.0.0.0/8, which some peers (transmission) refuse to dial.
-/// Where the machine has none, one is added to `lo`, which needs root.
+/// Where the machine has no private one, one is added to `lo`, which needs root.
 pub fn outside_address() -> Ipv4Addr {
     static FOUND: OnceLock<Ipv4Addr> = OnceLock::new();
     const MADE: Ipv4Addr = Ipv4Addr::new(10, 255, 81, 1);
@@ -53,6 +53,7 @@ pub fn outside_address() -> Ipv4Addr {
         if let Some(own) = own_address() {
             return own;
         }
+        // Left there by an earlier run, it is as good.
         let added = Command::new("ip")
             .args(["address", "add", &format!("{MADE}/32"), "dev", "lo"])
             .output();
@@ -70,7 +71,7 @@ fn own_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
     match socket.local_addr().ok()?.ip() {
-        IpAddr::V4(own) if !own.is_loopback() && !own.is_unspecified() => Some(own),
+        IpAddr::V4(own) if own.is_private() => Some(own),
         _ => None,
     }
 }

@@ -33,6 +33,14 @@ impl Scene {
         scene
     }
 
+    /// As [`Scene::new`]; `limits` slow the origin down.
+    pub fn limited(len: usize, piece_len: u32, limits: &str) -> Self {
+        let mut scene = Self::new(len, piece_len);
+        scene.nginx = Nginx::start_with(&scene.bed, limits);
+        scene.film.publish(scene.nginx.root(), &scene.tracker.url());
+        scene
+    }
+
     /// The origin has the torrent and no film: only peers do.
     pub fn without_origin(len: usize, piece_len: u32) -> Self {
         let bed = Bed::new();

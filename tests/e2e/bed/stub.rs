@@ -285,6 +285,15 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
     }
 }
 
+/// Free ports for a command that has an engine of its own.
+pub fn free_ports() -> [String; 6] {
+    ["--listen", "--admin", "--peer-listen"]
+        .map(|option| [option.to_owned(), loopback(free_port()).to_string()])
+        .concat()
+        .try_into()
+        .expect("three options, each with its value")
+}
+
 /// Options of a second instance beside `store`.
 pub fn on_store(bed: &Bed, store: &Path) -> Options {
     Options {
