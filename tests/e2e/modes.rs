@@ -87,15 +87,26 @@ fn peers_and_origin() {
 
 #[test]
 fn peers_that_die_half_way() {
+    // An origin so slow that the peer gets the chance to be in the middle of it.
+    let scene = Scene::limited(FILM_LEN, PIECE_LEN, "limit_rate 400k;");
+    assert_survives_its_peer(&scene, "hybrid");
+}
+
+#[test]
+fn peers_that_die_half_way_when_the_origin_is_the_last_resort() {
     let scene = Scene::new(FILM_LEN, PIECE_LEN);
+    assert_survives_its_peer(&scene, "last-resort");
+}
+
+#[track_caller]
+fn assert_survives_its_peer(scene: &Scene, policy: &str) {
     let mortal = libtorrent::Conduct {
         up_limit: 8_000_000,
         die_after: FILM_LEN as u64 / 2,
         ..Default::default()
     };
     let mut seeder = scene.libtorrent(&mortal);
-    // The peer gets the chance to be in the middle of it when it dies.
-    let options = Options::new(&scene.bed).with(&["--origin-policy", "last-resort"]);
+    let options = Options::new(&scene.bed).with(&["--origin-policy", policy]);
     let stub = Stub::start_with(&scene.bed, options);
     scene.film.assert_same(&stub.get_all(&scene.target()));
     assert!(
