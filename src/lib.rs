@@ -3,8 +3,8 @@
 //! One request's way, and the modules in that order:
 //!
 //! 1. `stub` checks the Host and the limits, reads the head (`http`) and parses the address.
-//! 2. `resolve` turns the address into metainfo, origin and file (`torrent`); with none the origin's
-//!    bytes pass through.
+//! 2. `resolve` turns the address into metainfo, origin and file (`torrent`); with none the
+//!    origin's bytes pass through.
 //! 3. The connection moves to the shard of its swarm; from there nothing is locked or shared.
 //! 4. `swarm`: a reader turns the range into deadlines, the picker deadlines into blocks, supply
 //!    decides peer or origin for each.

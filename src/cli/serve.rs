@@ -36,7 +36,7 @@ pub fn run(config: &Config) -> Result<(), Failed> {
             config.token_file.display()
         );
     }
-    super::until_interrupted();
+    crate::cli::until_interrupted();
     tracing::info!("leaving");
     engine.stop();
     Ok(())

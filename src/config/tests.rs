@@ -1,3 +1,5 @@
+//! What is typed, and what it comes to.
+
 use super::*;
 
 fn machine() -> Machine {

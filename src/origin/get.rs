@@ -1,4 +1,5 @@
-//! One small body by GET, whole, with redirects, a limit and timeouts (R24): torrent files, trackers.
+//! One small body by GET, whole, with redirects, a limit and timeouts (R24): torrent files,
+//! trackers.
 
 use std::collections::VecDeque;
 use std::time::Duration;

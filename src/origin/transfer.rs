@@ -1,4 +1,5 @@
-//! One fetch and its body under way: which bytes are still missing, and whether they come too slowly.
+//! One fetch and its body under way: which bytes are still missing, and whether they come too
+//! slowly.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! How fast one peer delivers, and so when a block asked of it now would be here.
 //!
-//! One unit throughout: bytes and nanoseconds. The rate is measured over rounds: from a moment to the
-//! answer of what was asked after it. A round is at least a round trip long, so that a burst out of
-//! a buffer does not pass for the link's rate, and rounds join without a gap, so that nothing is
-//! counted twice. Time in which nothing is outstanding does not count.
+//! One unit throughout: bytes and nanoseconds. The rate is measured over rounds: from a moment to
+//! the answer of what was asked after it. A round is at least a round trip long, so that a burst
+//! out of a buffer does not pass for the link's rate, and rounds join without a gap, so that
+//! nothing is counted twice. Time in which nothing is outstanding does not count.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -250,8 +250,8 @@ impl Pace {
         self.outstanding
     }
 
-    /// From now until `bytes` asked for now are here; too long by at most `srtt`, as the queue drains
-    /// while the request travels.
+    /// From now until `bytes` asked for now are here; too long by at most `srtt`, as the queue
+    /// drains while the request travels.
     pub fn eta(&self, bytes: u64) -> Duration {
         let rate = if self.rate > 0.0 {
             self.rate
@@ -274,8 +274,8 @@ impl Pace {
         (self.outstanding > 0).then_some(self.quiet)
     }
 
-    /// Blocks wanted in flight: a round trip and `QUEUE` of the rate. During the start-up the rate is
-    /// not to be trusted yet, whichever way it errs.
+    /// Blocks wanted in flight: a round trip and `QUEUE` of the rate. During the start-up the rate
+    /// is not to be trusted yet, whichever way it errs.
     pub fn depth(&self) -> u32 {
         let wanted = match self.start {
             Start::Growing { window, .. } => window,

@@ -408,8 +408,8 @@ impl Session {
         }
     }
 
-    /// Asks for a block. A peer without the fast extension that chokes us would not answer, so it is
-    /// not asked: [`Event::Choked`] has told, or is about to.
+    /// Asks for a block. A peer without the fast extension that chokes us would not answer, so it
+    /// is not asked: [`Event::Choked`] has told, or is about to.
     pub fn request(&mut self, span: BlockSpan) {
         if self.started && (self.fast() || !self.choking_us) {
             self.downloads.ask(span);

@@ -1,9 +1,9 @@
 //! The resume journal: which pieces a torrent's files hold, as a claim that survives a crash.
 //!
-//! Records are 32 bytes, so that none crosses a page (a kill cannot tear one) or a sector (nor can a
-//! power cut), each with its own checksum. A verified piece is appended at once by `pwrite`: the page
-//! cache outlives the process. A *slot* is appended before data is synced and turned into *synced*
-//! after it: what stands before such a mark also outlives the machine.
+//! Records are 32 bytes, so that none crosses a page (a kill cannot tear one) or a sector (nor can
+//! a power cut), each with its own checksum. A verified piece is appended at once by `pwrite`: the
+//! page cache outlives the process. A *slot* is appended before data is synced and turned into
+//! *synced* after it: what stands before such a mark also outlives the machine.
 
 use std::collections::BTreeMap;
 use std::fs::File;

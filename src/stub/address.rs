@@ -1,7 +1,8 @@
 //! What a person types after `http://localhost:8081/` (DESIGN §3): parsed once, then only structs.
 //!
-//! A **plain** URL stands as it is, and the request's query string is its own. A **percent-encoded**
-//! one is a single path segment, decoded once, and is exactly one URL with its own query.
+//! A **plain** URL stands as it is, and the request's query string is its own. A
+//! **percent-encoded** one is a single path segment, decoded once, and is exactly one URL with its
+//! own query.
 //!
 //! Trackers come before the video, so a URL that another one follows may be a tracker, or a video
 //! whose path holds a URL (`https://web.archive.org/web/2020/http://h/v.mp4`). It is a tracker if

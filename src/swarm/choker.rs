@@ -115,8 +115,8 @@ impl<K: Copy + Ord> Choker<K> {
         self.note_slots(now, &before);
     }
 
-    /// A peer became interested, or a slot free: free slots are given away at once, and nobody loses
-    /// one.
+    /// A peer became interested, or a slot free: free slots are given away at once, and nobody
+    /// loses one.
     pub fn handle_interested(&mut self, now: Time, ours: Option<u32>, candidates: &[Candidate<K>]) {
         self.notice(now, candidates);
         let before = self.unchoked.clone();

@@ -1,3 +1,5 @@
+//! The pool against origins of every kind, on a made-up clock.
+
 use std::collections::BTreeMap;
 
 use super::*;

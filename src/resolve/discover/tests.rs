@@ -1,3 +1,5 @@
+//! Each place where a torrent may be found, and what is not taken for one.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Torrents good, odd and hostile.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Announces to trackers that work, fail and mislead, on a made-up clock.
+
 use proptest::prelude::*;
 
 use super::*;
