@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha1::{Digest, Sha1};
-
 use crate::store::Disk;
 use crate::store::files::Files;
+use crate::torrent::hasher::Hasher;
 use crate::torrent::layout::Layout;
 use crate::units::{ByteRange, PieceIndex};
 
@@ -72,7 +71,7 @@ pub(crate) fn digest(
     bounce: &mut Vec<u8>,
 ) -> Result<[u8; 20], Disk> {
     bounce.resize(BOUNCE_LEN, 0);
-    let mut hasher = Sha1::new();
+    let mut hasher = Hasher::new();
     let mut at = range.start;
     while at < range.end {
         let part = ByteRange::new(at, range.end.min(at + BOUNCE_LEN as u64));
@@ -81,5 +80,5 @@ pub(crate) fn digest(
         hasher.update(bytes);
         at = part.end;
     }
-    Ok(hasher.finalize().into())
+    Ok(hasher.finish())
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use fixedbitset::FixedBitSet;
-use sha1::{Digest, Sha1};
 
 use crate::ring::mapping::Mapping;
 use crate::store::Disk;
@@ -25,6 +24,7 @@ use crate::store::rehash::digest;
 use crate::store::sync::SyncJob;
 use crate::store::sync::Synced;
 use crate::store::verify::Hashing;
+use crate::torrent::hasher::Hasher;
 use crate::torrent::layout::Layout;
 use crate::units::{BLOCK_LEN, ByteRange, InfoHash, PieceIndex, Time};
 
@@ -323,7 +323,7 @@ impl Torrent {
             let part = ByteRange::new(at, range.end.min(at + u64::from(BLOCK_LEN)));
             let bytes = &mut block[..usize::try_from(part.len()).expect("at most a block")];
             self.files.read(part, bytes)?;
-            out.push(Sha1::digest(bytes).into());
+            out.push(Hasher::digest(bytes));
             at = part.end;
         }
         Ok(out)

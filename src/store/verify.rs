@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use sha1::{Digest, Sha1};
+use crate::torrent::hasher::Hasher;
 
 /// A piece of which some bytes are on disk. Offsets count from its first byte.
 pub(crate) struct Hashing {
-    hasher: Sha1,
+    hasher: Hasher,
     /// Bytes from the start that are hashed, and so written.
     prefix: u32,
     /// Written but not hashed yet: sorted, apart from each other and from the prefix's end.
@@ -16,7 +16,7 @@ pub(crate) struct Hashing {
 impl Hashing {
     pub(crate) fn new() -> Self {
         Self {
-            hasher: Sha1::new(),
+            hasher: Hasher::new(),
             prefix: 0,
             later: Vec::new(),
         }
@@ -84,7 +84,7 @@ impl Hashing {
     }
 
     pub(crate) fn digest(self) -> [u8; 20] {
-        self.hasher.finalize().into()
+        self.hasher.finish()
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
                 prop_assert!(written[start as usize..end as usize].iter().all(|written| *written));
             }
             prop_assert_eq!(hashing.prefix(), 200);
-            let expect: [u8; 20] = Sha1::digest(&piece).into();
+            let expect: [u8; 20] = Hasher::digest(&piece);
             prop_assert_eq!(hashing.digest(), expect);
         }
     }

@@ -1,6 +1,7 @@
 //! Torrents: metainfo, magnets, and the arithmetic of pieces.
 
 pub mod bencode;
+pub mod hasher;
 pub mod layout;
 pub mod magnet;
 pub mod metainfo;
