@@ -256,6 +256,7 @@ impl Host {
             }
             Output::Close { peer } => {
                 if let Some(conn) = self.peers.borrow().get(&peer) {
+                    tracing::debug!(addr = %conn.addr, "peer let go");
                     conn.close();
                 }
             }

@@ -142,6 +142,7 @@ pub fn arrive(shard: &Rc<Shard>, socket: Socket, addr: SocketAddr, early: Vec<u8
     let Some(peer) = host.swarm.borrow_mut().accept(shard.now(), addr) else {
         return;
     };
+    tracing::debug!(%addr, "peer arrived");
     attend(&host, peer, addr, Stream::new(socket), &early);
 }
 
@@ -202,7 +203,10 @@ async fn read(
         let (result, filled) = receiver.recv(buffer, None).await;
         buffer = filled;
         match result {
-            Ok(0) => break,
+            Ok(0) => {
+                tracing::debug!(addr = %conn.addr, "peer gone");
+                break;
+            }
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(addr = %conn.addr, %error, "peer lost");
