@@ -4,10 +4,12 @@ mod catalog;
 mod evict;
 mod external;
 mod files;
+mod footprint;
 mod ledger;
 pub mod names;
 mod rehash;
 mod resume;
+mod standing;
 mod sync;
 #[cfg(test)]
 mod tests;

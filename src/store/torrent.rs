@@ -1,10 +1,9 @@
 //! One swarm's pieces: written and hashed as they come, served from the mapping, evicted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use fixedbitset::FixedBitSet;
 
@@ -14,6 +13,8 @@ use crate::store::Store;
 use crate::store::files::Files;
 use crate::store::files::Place;
 use crate::store::files::size;
+use crate::store::footprint;
+use crate::store::footprint::Footprint;
 use crate::store::ledger::Ledger;
 use crate::store::ledger::Start;
 use crate::store::ledger::piece_index;
@@ -21,6 +22,7 @@ use crate::store::rehash::BOUNCE_LEN;
 use crate::store::rehash::RehashJob;
 use crate::store::rehash::Rehashed;
 use crate::store::rehash::digest;
+use crate::store::standing::Standing;
 use crate::store::sync::SyncJob;
 use crate::store::sync::Synced;
 use crate::store::verify::Hashing;
@@ -30,10 +32,6 @@ use crate::units::{BLOCK_LEN, ByteRange, InfoHash, PieceIndex, Time};
 
 /// Pieces begun and not complete at once.
 const IN_FLIGHT_MAX: usize = 4096;
-/// Handed to one rehash job.
-const REHASH_LEN: u64 = 64 << 20;
-/// Pieces whose blocks are given back in one call: about 50 µs each.
-const PUNCH_MAX: usize = 8;
 
 /// What a write did to its piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,28 +75,16 @@ pub struct Torrent {
     layout: Arc<Layout>,
     hashes: Arc<[[u8; 20]]>,
     files: Files,
-    have: FixedBitSet,
-    suspect: FixedBitSet,
-    sample: FixedBitSet,
-    rehash_at: usize,
-    hashed: Arc<AtomicU64>,
+    standing: Standing,
     in_flight: BTreeMap<PieceIndex, Hashing>,
-    /// Seconds; by piece.
-    watched: Vec<u32>,
     bounce: Vec<u8>,
     refused_len: u64,
 }
 
 /// What a torrent in the store has besides its files.
 struct Home {
-    store: Arc<Store>,
     ledger: Ledger,
-    /// Pieces of which something may be on disk.
-    charged: FixedBitSet,
-    /// Their bytes, as counted in the store.
-    charged_len: u64,
-    /// Evicted, their disk blocks not given back yet.
-    holes: BTreeSet<PieceIndex>,
+    footprint: Footprint,
     syncs_failed: u32,
 }
 
@@ -111,29 +97,18 @@ impl Torrent {
     ) -> Result<Self, Disk> {
         let place = Arc::new(Place::Store(store.torrent_dir(info_hash)?));
         let files = Files::new(place, Arc::clone(&layout), true);
-        let allocated: u64 = stored_files(&layout)
-            .map(|index| files.allocated(index))
-            .sum();
+        // Counted so by the store until now; opening the ledger may change it.
+        let allocated = footprint::allocated(&files, &layout);
         let (ledger, start) = Ledger::open(&files, &layout, info_hash, store.boot)?;
-        let mut charged = start.have.clone();
-        charged.union_with(&start.suspect);
-        let charged_len = charged
-            .ones()
-            .map(|piece| stored_len(&layout, piece_index(piece)))
-            .sum();
-        store.charge(charged_len);
-        store.credit(allocated);
-        let home = Home {
-            store: Arc::clone(store),
+        let standing = Standing::new(start);
+        let claimed = standing.claimed();
+        let footprint = Footprint::open(store, &layout, &files, allocated, claimed)?;
+        let home = Some(Home {
             ledger,
-            charged,
-            charged_len,
-            holes: BTreeSet::new(),
+            footprint,
             syncs_failed: 0,
-        };
-        let mut torrent = Self::with_files(files, layout, hashes, start, Some(home));
-        torrent.clear_unclaimed(allocated)?;
-        Ok(torrent)
+        });
+        Ok(Self::with_files(files, layout, hashes, standing, home))
     }
 
     /// Somebody's own files: every piece is suspect at first, nothing is ever written.
@@ -143,19 +118,19 @@ impl Torrent {
         let none = || FixedBitSet::with_capacity(pieces);
         let mut suspect = none();
         suspect.insert_range(..);
-        let start = Start {
+        let standing = Standing::new(Start {
             have: none(),
             suspect,
             sample: none(),
-        };
-        Self::with_files(files, layout, hashes, start, None)
+        });
+        Self::with_files(files, layout, hashes, standing, None)
     }
 
     fn with_files(
         files: Files,
         layout: Arc<Layout>,
         hashes: Arc<[[u8; 20]]>,
-        start: Start,
+        standing: Standing,
         home: Option<Home>,
     ) -> Self {
         let pieces = layout.piece_count() as usize;
@@ -165,43 +140,15 @@ impl Torrent {
             layout,
             hashes,
             files,
-            have: start.have,
-            suspect: start.suspect,
-            sample: start.sample,
-            rehash_at: 0,
-            hashed: Arc::default(),
+            standing,
             in_flight: BTreeMap::new(),
-            watched: vec![0; pieces],
             bounce: Vec::new(),
             refused_len: 0,
         }
     }
 
-    /// What was in flight when the last session was killed is fetched again.
-    fn clear_unclaimed(&mut self, allocated: u64) -> Result<(), Disk> {
-        let Some(home) = &mut self.home else {
-            return Ok(());
-        };
-        if allocated <= home.charged_len {
-            return Ok(());
-        }
-        for index in stored_files(&self.layout) {
-            if self.files.mark(index).is_none() || self.files.allocated(index) == 0 {
-                continue;
-            }
-            for data in self.files.data(index)? {
-                for piece in self.layout.pieces_of(data) {
-                    if !home.charged.contains(piece as usize) {
-                        home.holes.insert(PieceIndex(piece));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub fn have(&self) -> &FixedBitSet {
-        &self.have
+        self.standing.have()
     }
 
     pub fn layout(&self) -> &Layout {
@@ -216,7 +163,7 @@ impl Torrent {
     /// Claimed, to be hashed before they count: see [`Self::rehash_job`]. Writing to one is
     /// allowed and ends the doubt.
     pub fn suspect(&self) -> &FixedBitSet {
-        &self.suspect
+        self.standing.suspect()
     }
 
     /// Bytes that came a second time and were not written.
@@ -236,7 +183,7 @@ impl Torrent {
         if range.end > whole.end {
             return Err(Disk::Io(io::ErrorKind::InvalidInput.into()));
         }
-        if self.have.contains(piece.at()) {
+        if self.have().contains(piece.at()) {
             self.refused_len += range.len();
             return Ok(Progress::Partial);
         }
@@ -255,7 +202,8 @@ impl Torrent {
             hashing.add(gap, bytes);
         }
         if written < range.len() {
-            self.refused_len += stored_range_len(&self.layout, range).saturating_sub(written);
+            self.refused_len +=
+                footprint::stored_range_len(&self.layout, range).saturating_sub(written);
         }
         while let Some(ready) = hashing.ready() {
             let len = (ready.len()).min(BOUNCE_LEN);
@@ -289,8 +237,8 @@ impl Torrent {
                 home.ledger.stir(segment.file, &self.files)?;
             }
         }
-        self.suspect.remove(piece.at());
-        home.charge(piece, &self.layout);
+        self.standing.begin(piece);
+        home.footprint.charge(piece);
         self.in_flight.insert(piece, hashing);
         Ok(())
     }
@@ -300,9 +248,9 @@ impl Torrent {
         if hashing.digest() != self.hashes[piece.at()] {
             return Progress::Bad;
         }
-        self.have.insert(piece.at());
-        self.touch(now, piece);
+        self.standing.verified(piece);
         let home = self.home.as_mut().expect("written to, so in the store");
+        home.footprint.touch(now, piece);
         home.ledger.have(now, piece, &self.layout);
         Progress::Good
     }
@@ -362,8 +310,9 @@ impl Torrent {
 
     /// A reader was sent this piece; it is evicted after those that wait longer.
     pub fn touch(&mut self, now: Time, piece: PieceIndex) {
-        let seconds = now.as_millis() / 1000;
-        self.watched[piece.at()] = u32::try_from(seconds).unwrap_or(u32::MAX);
+        if let Some(home) = &mut self.home {
+            home.footprint.touch(now, piece);
+        }
     }
 
     /// Hashes a piece as it is on disk; reads all of it.
@@ -376,9 +325,7 @@ impl Torrent {
     /// The piece was found bad on disk: it is to be fetched again.
     pub fn lose(&mut self, piece: PieceIndex) {
         self.in_flight.remove(&piece);
-        let claimed = self.have.put(piece.at()) | self.suspect.put(piece.at());
-        self.have.remove(piece.at());
-        self.suspect.remove(piece.at());
+        let claimed = self.standing.lose(piece);
         if let Some(home) = self.home.as_mut().filter(|_| claimed) {
             home.ledger.lose(piece);
         }
@@ -387,8 +334,7 @@ impl Torrent {
     /// After [`Disk::Truncated`]: loses the pieces that were cut off, those in flight included, and
     /// gives the files their length back.
     pub fn lose_truncated(&mut self) -> Vec<PieceIndex> {
-        let mut begun = self.have.clone();
-        begun.union_with(&self.suspect);
+        let mut begun = self.standing.claimed();
         begun.extend(self.in_flight.keys().map(|piece| piece.at()));
         let mut sizes = BTreeMap::new();
         let mut lost = Vec::new();
@@ -423,19 +369,8 @@ impl Torrent {
     /// Whether `bytes` more may be stored; to be asked before a piece is begun. If not, evict.
     pub fn room_for(&mut self, bytes: u64) -> Result<(), Disk> {
         self.punch_some();
-        let Some(home) = &self.home else {
-            return Err(Disk::Full);
-        };
-        // Blocks that are as good as free already.
-        let pending: u64 = home
-            .holes
-            .iter()
-            .map(|&piece| stored_len(&self.layout, piece))
-            .sum();
-        match home.store.shortage_with(bytes, pending)? {
-            0 => Ok(()),
-            _ => Err(Disk::Full),
-        }
+        let home = self.home.as_ref().ok_or(Disk::Full)?;
+        home.footprint.room_for(bytes)
     }
 
     /// Loses pieces worth `bytes`, what nobody claims first, then the least recently watched that
@@ -446,26 +381,20 @@ impl Torrent {
             return Vec::new();
         };
         let (mut freed, mut lost) = (0, Vec::new());
-        let mut scraps = home.charged.clone();
-        scraps.difference_with(&self.have);
-        scraps.difference_with(&self.suspect);
-        for piece in scraps.ones().map(piece_index) {
+        for piece in home.footprint.scraps(&self.standing) {
             if freed < bytes && !self.in_flight.contains_key(&piece) {
-                freed += home.credit(piece, &self.layout);
+                freed += home.footprint.credit(piece);
             }
         }
         if freed < bytes {
-            let mut oldest: Vec<_> = self.have.ones().map(|at| (self.watched[at], at)).collect();
-            oldest.sort_unstable();
-            for (_, at) in oldest {
-                let piece = piece_index(at);
+            for piece in home.footprint.oldest(&self.standing) {
                 if freed >= bytes {
                     break;
                 }
                 if can(piece) {
-                    self.have.remove(at);
+                    self.standing.lose(piece);
                     home.ledger.lose(piece);
-                    freed += home.credit(piece, &self.layout);
+                    freed += home.footprint.credit(piece);
                     lost.push(piece);
                 }
             }
@@ -479,10 +408,8 @@ impl Torrent {
             return;
         };
         let ledger = &home.ledger;
-        let ready = |piece: &PieceIndex| ledger.is_lost_for_good(*piece);
-        let ready: Vec<_> = home.holes.iter().copied().filter(ready).collect();
-        for piece in ready.into_iter().take(PUNCH_MAX) {
-            home.holes.remove(&piece);
+        let ready = |piece| ledger.is_lost_for_good(piece);
+        for piece in home.footprint.take_holes(ready) {
             let range = self.layout.piece_range(piece);
             let stirred = self
                 .layout
@@ -509,7 +436,8 @@ impl Torrent {
         if home.syncs_failed >= 2 {
             return None;
         }
-        home.ledger.job(&self.files, &self.suspect, &self.have)
+        let (suspect, have) = (self.standing.suspect(), self.standing.have());
+        home.ledger.job(&self.files, suspect, have)
     }
 
     /// Normally settles nothing. If the disk failed, what the job was to make safe is suspect, and
@@ -524,10 +452,7 @@ impl Torrent {
             home.syncs_failed += 1;
         }
         for piece in home.ledger.handle_synced(&synced.0) {
-            if self.have.contains(piece.at()) {
-                self.have.remove(piece.at());
-                self.suspect.insert(piece.at());
-                self.rehash_at = 0;
+            if self.standing.doubt(piece) {
                 home.ledger.doubt(piece);
                 settled.lost.push(piece);
             }
@@ -538,23 +463,14 @@ impl Torrent {
 
     /// The next suspect pieces to hash, some 64 MiB; `None` when all were handed out.
     pub fn rehash_job(&mut self) -> Option<RehashJob> {
-        let mut len = 0;
-        let mut pieces = Vec::new();
-        while len < REHASH_LEN {
-            let Some(piece) = (self.suspect.ones()).find(|piece| *piece >= self.rehash_at) else {
-                break;
-            };
-            self.rehash_at = piece + 1;
-            pieces.push(piece_index(piece));
-            len += self.layout.piece_range(piece_index(piece)).len();
-        }
+        let pieces = self.standing.next_to_hash(&self.layout);
         let place = Arc::clone(self.files.place());
         (!pieces.is_empty()).then(|| RehashJob {
             files: Files::new(place, Arc::clone(&self.layout), false),
             layout: Arc::clone(&self.layout),
             hashes: Arc::clone(&self.hashes),
             pieces: pieces.into_iter(),
-            hashed: Arc::clone(&self.hashed),
+            hashed: self.standing.hashed(),
             result: Rehashed::default(),
         })
     }
@@ -564,9 +480,8 @@ impl Torrent {
     pub fn handle_rehashed(&mut self, rehashed: Rehashed) -> Settled {
         let mut settled = Settled::default();
         for piece in rehashed.good {
-            if self.suspect.contains(piece.at()) {
-                self.suspect.remove(piece.at());
-                self.have.insert(piece.at());
+            if self.standing.is_suspect(piece) {
+                self.standing.verified(piece);
                 if let Some(home) = &mut self.home {
                     home.ledger.have(Time::ZERO, piece, &self.layout);
                 }
@@ -575,24 +490,19 @@ impl Torrent {
         }
         let mut sample_failed = false;
         for piece in rehashed.bad {
-            if self.suspect.contains(piece.at()) {
-                sample_failed |= self.sample.contains(piece.at());
+            if self.standing.is_suspect(piece) {
+                sample_failed |= self.standing.is_sample(piece);
                 self.lose(piece);
             }
         }
         if sample_failed {
-            self.sample.clear();
-            let all: Vec<_> = self.have.ones().map(piece_index).collect();
-            for piece in all {
-                self.have.remove(piece.at());
-                self.suspect.insert(piece.at());
-                if let Some(home) = &mut self.home {
+            settled.lost = self.standing.doubt_all();
+            settled.good.clear();
+            if let Some(home) = &mut self.home {
+                for &piece in &settled.lost {
                     home.ledger.doubt(piece);
                 }
-                settled.lost.push(piece);
             }
-            settled.good.clear();
-            self.rehash_at = 0;
         }
         settled
     }
@@ -603,7 +513,7 @@ impl Torrent {
         let Some(mut home) = self.home.take() else {
             return Ok(());
         };
-        home.settle(&self.files, &self.layout);
+        home.footprint.settle(&self.files);
         home.ledger.close(&self.files)
     }
 }
@@ -611,7 +521,7 @@ impl Torrent {
 impl Drop for Torrent {
     fn drop(&mut self) {
         if let Some(home) = &mut self.home {
-            home.settle(&self.files, &self.layout);
+            home.footprint.settle(&self.files);
         }
     }
 }
@@ -622,55 +532,6 @@ impl Iterator for Parts {
     fn next(&mut self) -> Option<Part> {
         self.0.next()
     }
-}
-
-impl Home {
-    fn charge(&mut self, piece: PieceIndex, layout: &Layout) {
-        self.holes.remove(&piece);
-        if !self.charged.put(piece.at()) {
-            let len = stored_len(layout, piece);
-            self.charged_len += len;
-            self.store.charge(len);
-        }
-    }
-
-    fn credit(&mut self, piece: PieceIndex, layout: &Layout) -> u64 {
-        let len = stored_len(layout, piece);
-        self.charged.remove(piece.at());
-        self.holes.insert(piece);
-        self.charged_len = self.charged_len.saturating_sub(len);
-        self.store.credit(len);
-        len
-    }
-
-    /// From now on the torrent counts by its disk blocks.
-    fn settle(&mut self, files: &Files, layout: &Layout) {
-        let allocated = stored_files(layout)
-            .map(|index| files.allocated(index))
-            .sum();
-        self.store.charge(allocated);
-        self.store.credit(std::mem::take(&mut self.charged_len));
-    }
-}
-
-fn stored_files(layout: &Layout) -> impl Iterator<Item = usize> + '_ {
-    let files = layout.files().iter().enumerate();
-    files
-        .filter(|(_, file)| !file.pad && !file.range.is_empty())
-        .map(|(index, _)| index)
-}
-
-/// Bytes of a piece that are not padding.
-fn stored_len(layout: &Layout, piece: PieceIndex) -> u64 {
-    stored_range_len(layout, layout.piece_range(piece))
-}
-
-fn stored_range_len(layout: &Layout, range: ByteRange) -> u64 {
-    let segments = layout.segments(range);
-    segments
-        .filter(|segment| !segment.pad)
-        .map(|segment| segment.range.len())
-        .sum()
 }
 
 /// Offset of `at` from the piece's first byte.
