@@ -7,6 +7,7 @@ use fixedbitset::FixedBitSet;
 
 use crate::swarm::OriginKey;
 use crate::swarm::PeerKey;
+use crate::swarm::runs::Gaps;
 use crate::torrent::layout::Layout;
 use crate::units::{Block, ByteRange};
 
@@ -32,8 +33,8 @@ pub enum Only {
 /// What became of a block that a peer sent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// Parts of the block to store; both empty: wasted.
-    pub parts: [Range<u32>; 2],
+    /// Parts of the block to store; all empty: wasted.
+    pub parts: Gaps,
     /// The other peer that was asked for it.
     pub rival: Option<PeerKey>,
 }
@@ -58,10 +59,8 @@ pub enum Look {
 /// What became of bytes from a fetch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Poured {
-    /// Leading bytes that were stored before.
-    pub skip: u32,
-    /// Bytes to store after those.
-    pub len: u32,
+    /// Parts of the block to store.
+    pub parts: Gaps,
     /// Peers that were asked for the block, which is whole now.
     pub rivals: [Option<PeerKey>; 2],
 }

@@ -70,6 +70,9 @@ impl Swarm {
         fetch.at = range.end;
         fetch.progress = now;
         let fetch = fetch.clone();
+        if fetch.disowned {
+            self.resume(key, range.start);
+        }
         if fetch.counted {
             self.stats.bytes.from_origin += len;
             self.stats.origin_bytes_by_cause.add(fetch.cause, len);
@@ -86,7 +89,7 @@ impl Swarm {
         self.now = now;
         if let Some(fetch) = self.supply.finish(key) {
             let short = fetch.at < fetch.range.end;
-            self.give_back(&fetch, short);
+            self.give_back(&fetch, true);
             if fetch.at == fetch.range.start && short {
                 self.supply.set_down(fetch.origin, now + EMPTY_PAUSE);
             }
@@ -217,9 +220,21 @@ impl Swarm {
         self.deal = true;
     }
 
-    pub(in crate::swarm) fn give_back(&mut self, fetch: &Fetch, failed: bool) {
+    /// It speaks again: what of it nobody has brought meanwhile is its own again.
+    fn resume(&mut self, key: FetchKey, from: u64) {
+        let Some(fetch) = self.supply.resume(key) else {
+            return;
+        };
         if let Some(torrent) = &mut self.torrent {
-            torrent.requests.unbuy(fetch.range, fetch.key, failed);
+            let rest = ByteRange::new(from, fetch.range.end);
+            torrent.requests.buy(rest, key);
+        }
+    }
+
+    /// `over`: nothing more comes of it.
+    pub(in crate::swarm) fn give_back(&mut self, fetch: &Fetch, over: bool) {
+        if let Some(torrent) = &mut self.torrent {
+            torrent.requests.unbuy(fetch.range, fetch.key, over);
         }
         self.deal = true;
         self.replan = true;
@@ -240,26 +255,24 @@ impl Swarm {
         let mut rivals = Vec::new();
         for block in blocks(&layout, range) {
             let part = layout.block_range(block).and(range);
-            // `and` is empty at its left side where a range begins behind the block's start.
             let poured = torrent.requests.pour(part, fetch.key, source);
             rivals.extend(poured.rivals.into_iter().flatten().map(|key| (key, block)));
-            if poured.len == 0 {
-                continue;
-            }
-            stored += u64::from(poured.len);
-            let start = part.start + u64::from(poured.skip);
-            let written = ByteRange::new(start, start + u64::from(poured.len));
-            run = match run {
-                Some(run) if run.end == written.start && block.block.0 > 0 => {
-                    Some(ByteRange::new(run.start, written.end))
-                }
-                before => {
-                    if let Some(before) = before {
-                        self.outputs.push_back(store(range, before));
+            let base = layout.block_range(block).start;
+            for part in poured.parts.into_iter().filter(|part| !part.is_empty()) {
+                let start = base + u64::from(part.start);
+                let written = ByteRange::new(start, base + u64::from(part.end));
+                stored += written.len();
+                run = match run {
+                    Some(run) if run.end == written.start && part.start + block.block.0 > 0 => {
+                        Some(ByteRange::new(run.start, written.end))
                     }
-                    Some(written)
-                }
-            };
+                    before => {
+                        self.outputs
+                            .extend(before.map(|before| store(range, before)));
+                        Some(written)
+                    }
+                };
+            }
         }
         if let Some(run) = run {
             self.outputs.push_back(store(range, run));

@@ -15,6 +15,7 @@ pub mod picker;
 pub mod rarity;
 pub mod reader;
 pub mod requests;
+pub mod runs;
 pub mod stats;
 pub mod supply;
 pub mod suspects;

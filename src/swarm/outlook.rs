@@ -183,7 +183,7 @@ impl Outlook<'_> {
         wanted: impl Fn(Block) -> bool,
     ) -> Plan {
         let layout = self.scene.layout;
-        let start = layout.block_range(first).start;
+        let start = self.scene.requests.lacks_from(first);
         let limit = ByteRange::new(start, (start + size).min(self.end()).max(start));
         let mut end = start;
         for block in blocks(layout, limit) {

@@ -10,6 +10,7 @@ use slab::Slab;
 use crate::swarm::FetchKey;
 use crate::swarm::PeerKey;
 use crate::swarm::blocks::{Arrival, Look, Only, Poured, Source, blocks, next_common};
+use crate::swarm::runs::Runs;
 use crate::torrent::layout::Layout;
 use crate::units::{Block, BlockIndex, ByteRange, PieceIndex};
 
@@ -59,20 +60,17 @@ struct State {
     peers: [u32; 2],
     /// Zero: none. A fetch that is to bring this block.
     fetch: u64,
-    /// Bytes of the block that are stored: `begin..end`.
-    begin: u32,
-    end: u32,
+    stored: Runs,
     /// Index in `sources`.
     from: u16,
-    /// The origin was asked once; not again unless that failed.
+    /// The origin was asked; not again before that fetch is over.
     bought: bool,
 }
 
 const MISSING: State = State {
     peers: [NOBODY; 2],
     fetch: 0,
-    begin: 0,
-    end: 0,
+    stored: Runs::NONE,
     from: NO_SOURCE,
     bought: false,
 };
@@ -83,7 +81,7 @@ impl State {
     }
 
     fn whole(&self, len: u32) -> bool {
-        self.begin == 0 && self.end == len
+        self.stored.is_whole(len)
     }
 }
 
@@ -239,20 +237,15 @@ impl Requests {
                 *asked = NOBODY;
             }
         }
-        let begun = state.fetch != 0 && state.end > state.begin;
+        let untouched = state.stored.is_empty();
+        let begun = state.fetch != 0 && !untouched;
         if state.whole(len) || begun {
             return Arrival::default();
         }
         let rival = state.peers.iter().find(|&&asked| asked != NOBODY);
         let rival = rival.map(|&asked| PeerKey(asked as usize));
-        let parts = if state.end > state.begin {
-            [0..state.begin, state.end..len]
-        } else {
-            [0..len, len..len]
-        };
-        let untouched = state.end == state.begin;
+        let parts = state.stored.add(&(0..len));
         state.from = if untouched { from } else { NO_SOURCE };
-        (state.begin, state.end) = (0, len);
         state.peers = [NOBODY; 2];
         state.fetch = 0;
         started.left -= 1;
@@ -285,18 +278,14 @@ impl Requests {
         }
     }
 
-    /// Bytes of one block from a fetch, in order. False: another source has it, or the fetch does
-    /// not own it.
+    /// Bytes of one block from a fetch, in order. Nothing is to be stored if another source has
+    /// it, or the fetch does not own it.
     pub fn pour(&mut self, range: ByteRange, fetch: FetchKey, source: Source) -> Poured {
         let block = self.layout.block_of(range.start);
-        let span = self.layout.span(block);
-        let at = self.layout.span_range(span).start;
-        let within = |offset: u64| u32::try_from(offset - at).expect("inside the block");
-        let (start, end) = (within(range.start), within(range.end));
-        let Some(started) = self
-            .started
-            .get_mut(self.slot_of[block.piece.at()] as usize)
-        else {
+        let len = self.layout.span(block).len;
+        let poured = self.within(block, range);
+        let slot = self.slot_of[block.piece.at()] as usize;
+        let Some(started) = self.started.get_mut(slot) else {
             return Poured::default();
         };
         let from = started.source(source);
@@ -304,46 +293,36 @@ impl Requests {
         if state.fetch != fetch.0 {
             return Poured::default();
         }
-        if state.end == state.begin {
-            (state.begin, state.end, state.from) = (start, start, from);
+        if state.stored.is_empty() {
+            state.from = from;
             started.touched += 1;
-        }
-        // What is stored already is not written twice: a resumed fetch meets its own first bytes.
-        let skip = state.end.saturating_sub(start).min(end - start);
-        if state.end < start + skip {
-            return Poured::default();
-        }
-        state.end = state.end.max(end);
-        if state.from != from {
+        } else if state.from != from {
             state.from = NO_SOURCE;
         }
-        let mut poured = Poured {
-            skip,
-            len: end - start - skip,
-            rivals: [None; 2],
-        };
-        if state.end == span.len {
+        // What is stored already is not written twice: a resumed fetch meets its own first bytes.
+        let parts = state.stored.add(&poured);
+        let mut rivals = [None; 2];
+        if state.whole(len) {
             state.fetch = 0;
-            if state.begin == 0 {
-                started.left -= 1;
-                for (asked, rival) in state.peers.iter_mut().zip(&mut poured.rivals) {
-                    *rival = (*asked != NOBODY).then_some(PeerKey(*asked as usize));
-                    *asked = NOBODY;
-                }
-            } else {
-                // Its first bytes lack: the origin may be asked for them.
-                state.bought = false;
-                if !state.asked() {
-                    self.missing_again(block);
-                }
+            started.left -= 1;
+            for (asked, rival) in state.peers.iter_mut().zip(&mut rivals) {
+                *rival = (*asked != NOBODY).then_some(PeerKey(*asked as usize));
+                *asked = NOBODY;
+            }
+        } else if poured.end == len {
+            // Its first bytes lack: the origin may be asked for them.
+            state.fetch = 0;
+            state.bought = false;
+            if !state.asked() {
+                self.missing_again(block);
             }
         }
-        poured
+        Poured { parts, rivals }
     }
 
-    /// The fetch is over: what it has not brought is missing again, and may be bought again if it
-    /// failed.
-    pub fn unbuy(&mut self, range: ByteRange, fetch: FetchKey, failed: bool) {
+    /// The fetch brings nothing more for now: what lacks is missing again. Once it is over the
+    /// origin may be asked for that again, whatever the fetch was to bring of the block.
+    pub fn unbuy(&mut self, range: ByteRange, fetch: FetchKey, over: bool) {
         let layout = Arc::clone(&self.layout);
         for block in blocks(&layout, range) {
             let Some(state) = self.state_mut(block) else {
@@ -351,7 +330,7 @@ impl Requests {
             };
             // Of blocks that the fetch was late with, too.
             if state.fetch == 0 || state.fetch == fetch.0 {
-                state.bought &= !failed;
+                state.bought &= !over;
             }
             if state.fetch != fetch.0 {
                 continue;
@@ -392,15 +371,27 @@ impl Requests {
     /// Whether of `range` this block lacks nothing: a file's edge within a block is all that the
     /// file's origin can bring.
     pub fn covers(&self, block: Block, range: ByteRange) -> bool {
-        let of_block = self.layout.block_range(block);
-        let wanted = of_block.and(range);
-        let state = self
-            .get(block.piece)
-            .map(|started| started.blocks[block.block.0 as usize]);
-        state.is_some_and(|state| {
-            of_block.start + u64::from(state.begin) <= wanted.start
-                && wanted.end <= of_block.start + u64::from(state.end)
+        let wanted = self.layout.block_range(block).and(range);
+        self.stored(block).covers(&self.within(block, wanted))
+    }
+
+    /// The first byte of the block that lacks, as far as it is missing.
+    pub fn lacks_from(&self, block: Block) -> u64 {
+        self.layout.block_range(block).start + u64::from(self.stored(block).until(0))
+    }
+
+    fn stored(&self, block: Block) -> Runs {
+        let started = self.get(block.piece);
+        started.map_or(Runs::NONE, |started| {
+            started.blocks[block.block.0 as usize].stored
         })
+    }
+
+    /// `range`, which lies in the block, from the block's start.
+    fn within(&self, block: Block, range: ByteRange) -> Range<u32> {
+        let base = self.layout.block_range(block).start;
+        let offset = |at: u64| u32::try_from(at.saturating_sub(base)).expect("inside the block");
+        offset(range.start)..offset(range.end)
     }
 
     /// Nothing is left that somebody could be asked for first.
@@ -429,14 +420,12 @@ impl Requests {
                 block: BlockIndex(index),
             };
             let range = self.layout.block_range(block);
-            let stored = ByteRange::new(
-                range.start + u64::from(state.begin),
-                range.start + u64::from(state.end),
-            );
-            if !(stored.start <= end && end < stored.end) {
+            let within = u32::try_from(end - range.start).expect("inside the block");
+            let until = range.start + u64::from(state.stored.until(within));
+            if until == end {
                 break;
             }
-            end = stored.end;
+            end = until;
             if end < range.end {
                 break;
             }

@@ -251,6 +251,16 @@ impl Supply {
         .collect()
     }
 
+    /// A fetch that was late is listened to again, unless its origin is asked no more.
+    pub fn resume(&mut self, key: FetchKey) -> Option<&Fetch> {
+        let place = self.fetches.iter().position(|fetch| fetch.key == key)?;
+        if self.is_expelled(self.fetches[place].origin) {
+            return None;
+        }
+        self.fetches[place].disowned = false;
+        Some(&self.fetches[place])
+    }
+
     pub fn next_late(&self) -> Time {
         let waiting = self.fetches.iter().filter(|fetch| !fetch.disowned);
         let late = waiting.map(|fetch| fetch.progress + FETCH_LATE);

@@ -421,3 +421,58 @@ fn time_goes_on_while_a_stranger_finds_nobody() {
     world.run_for(Duration::from_secs(300));
     assert!(world.nodes[stranger].swarm.layout().is_none());
 }
+
+/// What a passthrough had handed over is followed by the whole film, from the origin or a peer.
+fn assert_plays_on_after(adopted: &[(u64, u64, u64)], direct: bool) {
+    for with_origin in [true, false] {
+        let mut world = World::new(MIB, 64 << 10);
+        let viewer = world.viewer();
+        let origin = world.origin(viewer, 10, 5e6, direct);
+        for &(start, end, brought) in adopted {
+            let range = ByteRange::new(start, end);
+            world.adopt(viewer, origin, range, brought);
+        }
+        if !with_origin {
+            let now = world.now;
+            world.nodes[viewer].swarm.remove_origin(now, origin);
+            let seed = world.seed(5e6);
+            world.connect(viewer, seed);
+        }
+        world.play(viewer, world.file(), None);
+        world.run_until(secs(20), |world| done(world, viewer));
+        assert!(done(&world, viewer), "{adopted:?} {direct} {with_origin}");
+        assert!(world.nodes[viewer].swarm.is_complete());
+    }
+}
+
+#[test]
+fn what_a_passthrough_had_leaves_nothing_out() {
+    let rows: &[&[(u64, u64, u64)]] = &[
+        // Safari's probe.
+        &[(0, 2, 2)],
+        &[(1, 2, 1), (0, 1, 1)],
+        &[(0, 2, 2), (100, 200, 100)],
+        &[(100, 200, 100), (40, 50, 10), (16_000, 17_000, 1000)],
+        &[(100, 200, 100), (300, 400, 100), (500, 600, 100)],
+        &[(0, 20_000, 20_000)],
+        &[(16_384, 32_768, 16_384), (5, 70_000, 69_995)],
+        &[(0, 100_000, 30_000)],
+        &[(1_048_575, 1_048_576, 1), (65_535, 65_537, 2)],
+    ];
+    for adopted in rows {
+        assert_plays_on_after(adopted, true);
+        assert_plays_on_after(adopted, false);
+    }
+}
+
+#[test]
+fn an_origin_that_takes_its_time_is_listened_to_when_it_speaks() {
+    let mut world = World::new(2 * MIB, 64 << 10);
+    let viewer = world.viewer();
+    // Longer than a fetch may be silent.
+    world.origin(viewer, 4000, 5e6, true);
+    world.play(viewer, world.file(), None);
+    world.run_until(secs(120), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    assert_bought_once(&world, viewer);
+}

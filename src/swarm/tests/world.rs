@@ -229,6 +229,20 @@ impl World {
         key
     }
 
+    /// A passthrough's bytes of `range` are handed over, all at once or only so many of them.
+    pub fn adopt(&mut self, node: usize, origin: OriginKey, range: ByteRange, brought: u64) {
+        let now = self.now;
+        let fetch = self.nodes[node].swarm.adopt(now, origin, range).unwrap();
+        self.drain(node, &[], false);
+        let bytes = self.truth[range.start as usize..(range.start + brought) as usize].to_vec();
+        self.nodes[node]
+            .swarm
+            .handle_fetch_bytes(now, fetch, &bytes);
+        self.drain(node, &bytes, true);
+        self.nodes[node].swarm.handle_fetch_done(now, fetch);
+        self.drain(node, &[], false);
+    }
+
     pub fn bitrate(&mut self, node: usize, bytes_per_s: f64) {
         let (now, file) = (self.now, self.file());
         self.nodes[node].swarm.set_bitrate(now, file, bytes_per_s);
