@@ -32,6 +32,8 @@ use crate::units::{BLOCK_LEN, ByteRange, InfoHash, PieceIndex, Time};
 
 /// Pieces begun and not complete at once.
 const IN_FLIGHT_MAX: usize = 4096;
+/// After so many failed syncs nothing of a torrent is written any more, nor called safe.
+const SYNCS_FAILED_MAX: u32 = 2;
 
 /// What a write did to its piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,8 +225,8 @@ impl Torrent {
         if self.in_flight.len() >= IN_FLIGHT_MAX {
             return Err(Disk::Full);
         }
-        let Some(home) = self.home.as_mut().filter(|home| home.syncs_failed < 2) else {
-            return Err(Disk::Io(io::ErrorKind::ReadOnlyFilesystem.into()));
+        let Some(home) = self.home.as_mut().filter(|home| !home.is_failed()) else {
+            return Err(read_only());
         };
         home.ledger.begin(piece)?;
         let mut hashing = Hashing::new();
@@ -426,14 +428,14 @@ impl Torrent {
     pub fn sync_due(&self, now: Time) -> bool {
         self.home
             .as_ref()
-            .is_some_and(|home| home.ledger.sync_due(now) && home.syncs_failed < 2)
+            .is_some_and(|home| home.ledger.sync_due(now) && !home.is_failed())
     }
 
     /// Makes what is verified outlive the machine; one at a time. `None` if nothing is to be done.
     pub fn sync_job(&mut self) -> Option<SyncJob> {
         self.punch_some();
         let home = self.home.as_mut()?;
-        if home.syncs_failed >= 2 {
+        if home.is_failed() {
             return None;
         }
         let (suspect, have) = (self.standing.suspect(), self.standing.have());
@@ -508,8 +510,12 @@ impl Torrent {
     }
 
     /// Ends the session so that the next one trusts it without hashing. Waits for the disk. A
-    /// torrent that is only dropped is opened as after a kill.
+    /// torrent that is only dropped is opened as after a kill; so is one whose disk failed twice,
+    /// for a sync that works after all proves nothing, and that is an error.
     pub fn close(mut self) -> Result<(), Disk> {
+        if self.home.as_ref().is_some_and(Home::is_failed) {
+            return Err(read_only());
+        }
         let Some(mut home) = self.home.take() else {
             return Ok(());
         };
@@ -532,6 +538,16 @@ impl Iterator for Parts {
     fn next(&mut self) -> Option<Part> {
         self.0.next()
     }
+}
+
+impl Home {
+    fn is_failed(&self) -> bool {
+        self.syncs_failed >= SYNCS_FAILED_MAX
+    }
+}
+
+fn read_only() -> Disk {
+    Disk::Io(io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
 /// Offset of `at` from the piece's first byte.

@@ -1,4 +1,4 @@
-//! Disks that fill, files that are changed behind our back, journals that are damaged.
+//! Files that are changed behind our back, journals that are damaged.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -8,124 +8,6 @@ use super::*;
 fn shm() -> TempDir {
     // Thousands of journals are synced here.
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
-/// A file system of its own, if we may mount one.
-struct Mount(TempDir);
-
-impl Mount {
-    fn new(options: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(dir.path());
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        if !mounted {
-            eprintln!("not root: nothing mounted, nothing tested");
-        }
-        mounted.then_some(Self(dir))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-#[test]
-fn a_full_disk_is_an_error_and_what_was_verified_stays() {
-    let Some(mount) = Mount::new("size=1m") else {
-        return;
-    };
-    let data = bytes(40 * PIECE as usize, 1);
-    let meta = single(&data);
-    let store = Store::open(mount.0.path(), ROOMY).unwrap();
-    let mut torrent = store.open_torrent(&meta).unwrap();
-    let mut good = Vec::new();
-    let full = (0..40).find(|&piece| match fill(&mut torrent, &meta, &data, piece) {
-        Ok(progress) => {
-            assert_eq!(progress, Progress::Good);
-            good.push(piece as usize);
-            false
-        }
-        Err(error) => {
-            assert!(matches!(error, Disk::Full), "{error}");
-            true
-        }
-    });
-    let full = full.unwrap();
-    assert!(good.len() > 8, "{good:?}");
-    assert!(matches!(
-        torrent.room_for(u64::from(PIECE)),
-        Err(Disk::Full)
-    ));
-    drop(torrent);
-    let mut torrent = store.open_torrent(&meta).unwrap();
-    assert_eq!(ones(torrent.have()), good);
-    // With room again the same piece comes to its end.
-    assert_eq!(torrent.evict(1, |_| true), [PieceIndex(0)]);
-    sync(&mut torrent);
-    torrent.room_for(u64::from(PIECE)).unwrap();
-    let progress = fill(&mut torrent, &meta, &data, full).unwrap();
-    assert_eq!(progress, Progress::Good);
-    for piece in ones(torrent.have()) {
-        assert!(torrent.verify_piece(PieceIndex(piece as u32)).unwrap());
-    }
-    torrent.close().unwrap();
-}
-
-#[test]
-fn no_room_for_a_journal_is_told_at_once() {
-    let Some(mount) = Mount::new("size=64k") else {
-        return;
-    };
-    let data = bytes(40 * PIECE as usize, 1);
-    let store = Store::open(mount.0.path(), ROOMY).unwrap();
-    fs::write(mount.0.path().join("ballast"), vec![1; 60 * 1024]).unwrap();
-    assert!(matches!(
-        store.open_torrent(&single(&data)),
-        Err(Disk::Full)
-    ));
-    store.remember(&single(&data), Some(("http://example.org/", "")));
-    assert!(store.recall("http://example.org/").is_none());
-}
-
-#[test]
-fn no_more_inodes_is_a_full_disk() {
-    let Some(mount) = Mount::new("size=1m,nr_inodes=6") else {
-        return;
-    };
-    let data = bytes(2 * PIECE as usize, 1);
-    let meta = single(&data);
-    let store = Store::open(mount.0.path(), ROOMY).unwrap();
-    // The root, the lock, the catalog, the torrent's directory and journal: one is left.
-    fs::write(mount.0.path().join("ballast"), b"").unwrap();
-    let mut torrent = store.open_torrent(&meta).unwrap();
-    assert!(matches!(
-        fill(&mut torrent, &meta, &data, 0),
-        Err(Disk::Full)
-    ));
-    fs::remove_file(mount.0.path().join("ballast")).unwrap();
-    assert_eq!(fill(&mut torrent, &meta, &data, 0).unwrap(), Progress::Good);
-}
-
-#[test]
-fn a_read_only_disk_is_no_store() {
-    let Some(mount) = Mount::new("size=4m") else {
-        return;
-    };
-    drop(Store::open(mount.0.path(), ROOMY).unwrap());
-    let remount = Command::new("mount")
-        .args(["-o", "remount,ro"])
-        .arg(mount.0.path())
-        .status();
-    assert!(remount.unwrap().success());
-    assert!(matches!(
-        Store::open(mount.0.path(), ROOMY),
-        Err(StoreError::Io(_))
-    ));
 }
 
 #[test]
@@ -141,13 +23,14 @@ fn a_file_over_the_size_limit_is_an_error() {
         return;
     }
     let exe = std::env::current_exe().unwrap();
-    let status = Command::new("sh")
+    let output = Command::new("sh")
         .args(["-c", "ulimit -f 64 && exec \"$0\" \"$1\" --exact"])
         .arg(exe)
         .arg(NAME)
         .env(CHILD, "1")
-        .status();
-    assert!(status.unwrap().success());
+        .output()
+        .unwrap();
+    assert_one_passed(&output);
 }
 
 #[test]
@@ -379,6 +262,28 @@ fn a_disk_that_does_not_sync_is_not_believed() {
     assert!(matches!(error, Err(Disk::Io(_))));
     assert!(torrent.sync_job().is_none());
     assert_eq!(read(&torrent, ByteRange::new(0, 10)), bed.data[..10]);
+}
+
+#[test]
+fn a_disk_that_failed_twice_has_no_clean_end() {
+    for (failures, have, suspect) in [(1, vec![0, 1], vec![]), (2, vec![], vec![0, 1])] {
+        let bed = Bed::new(2);
+        let mut torrent = bed.open(BOOT);
+        fill(&mut torrent, &bed.meta, &bed.data, 0).unwrap();
+        sync(&mut torrent);
+        fill(&mut torrent, &bed.meta, &bed.data, 1).unwrap();
+        for _ in 0..failures {
+            drop(torrent.sync_job().unwrap());
+            torrent.handle_synced(Synced(Err(io::Error::from_raw_os_error(5))));
+            assert_eq!(rehash(&mut torrent).good, [PieceIndex(1)]);
+        }
+        // This sync would work: the kernel tells of a failed one once.
+        let closed = torrent.close();
+        assert_eq!(closed.is_ok(), failures < 2, "{closed:?}");
+        let torrent = bed.open(OTHER_BOOT);
+        assert_eq!(ones(torrent.have()), have, "{failures}");
+        assert_eq!(ones(torrent.suspect()), suspect, "{failures}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod faults;
 mod kill;
+mod mounts;
 mod room;
 
 use std::fs;
@@ -134,6 +135,14 @@ fn rehash(torrent: &mut Torrent) -> Settled {
         all.lost.extend(settled.lost);
     }
     all
+}
+
+/// Of a test that ran in a process of its own: a name that none has passes as well.
+#[track_caller]
+fn assert_one_passed(output: &std::process::Output) {
+    let told = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let passed = output.status.success() && told[0].contains("1 passed");
+    assert!(passed, "{}\n{}", told[0], told[1]);
 }
 
 #[test]
