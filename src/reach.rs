@@ -341,6 +341,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn wrapping_hides_nothing(bits: u32, allow_private: bool) {
             let reach = Reach::new(allow_private, vec![]);

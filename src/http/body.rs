@@ -288,6 +288,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn what_is_framed_is_read(runs in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..6), step in 1..64usize) {
             let mut wire = Vec::new();

@@ -244,6 +244,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn parts_lie_within(header in "[Bb]ytes=[ 0-9,-]{0,24}", len in 0..200u64) {
             if let Asked::Part(range) = resolve(Some(&header), len) {

@@ -154,6 +154,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn hostile_values_do_not_panic(value in r#"[<>;,="\\ a-z/é]{0,60}"#) {
             found(&value);

@@ -157,6 +157,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn a_clean_name_is_one_component_and_stays(name in "\\PC*|.{0,400}") {
             let name = clean(&name);

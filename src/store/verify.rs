@@ -95,6 +95,11 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn any_order_gives_the_same_hash(
             writes in proptest::collection::vec((0u32..200, 1u32..40), 1..60),

@@ -485,6 +485,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn a_foreign_host_never_passes(host in "[!-~]{0,24}") {
             let names = ["localhost:8081", "127.0.0.1:8081", "[::1]:8081", "tv.lan:8081", "tv.lan", "proxy.example:443"];

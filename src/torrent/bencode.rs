@@ -611,6 +611,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn what_is_written_is_read_back(item in item()) {
             let bytes = item.to_bencode().unwrap();

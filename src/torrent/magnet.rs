@@ -284,6 +284,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn hostile_text_does_not_panic(text in "(magnet:)?[?&=.:,%a-z0-9+-]{0,80}\\PC{0,20}") {
             let _ = Magnet::parse(&text);

@@ -397,6 +397,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn hostile_replies_do_not_panic(
             key in "(peers|peers6|interval|failure reason|retry in|tracker id)",

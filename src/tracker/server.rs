@@ -440,6 +440,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn any_announces_keep_the_tables_in_step(
             list in proptest::collection::vec((0u8..4, 1u16..6, 0u64..2, 0u8..4, 0u64..900), 0..80),

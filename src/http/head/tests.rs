@@ -190,6 +190,11 @@ fn a_written_line_cannot_be_split() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn hostile_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = parse_request(&bytes);

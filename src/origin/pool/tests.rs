@@ -960,6 +960,11 @@ fn the_estimate_follows_what_was_measured() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
     /// Whatever a server sends, every fetch ends once, and no byte comes twice or out of place.
     #[test]
     fn every_fetch_ends(

@@ -39,6 +39,11 @@ fn message() -> impl Strategy<Value = Message<'static>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn every_message_reads_back_and_no_part_of_it_is_enough(sent in message()) {
         let mut wire = Vec::new();

@@ -848,6 +848,11 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn how_a_stream_is_cut_changes_nothing(
         stream in stream(),
@@ -961,6 +966,11 @@ impl End {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn two_honest_sessions_never_end_each_other_and_come_to_agree(
         acts in proptest::collection::vec(act(), 1..120),

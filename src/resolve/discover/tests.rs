@@ -403,6 +403,11 @@ fn silence_ends_in_passthrough() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// In whatever order answers come, a search ends, and asks no more than its bounds.
     #[test]
     fn every_search_ends(

@@ -378,6 +378,11 @@ fn keys_name_the_torrent_or_the_video() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn any_target_is_answered(target in "/(http:/|https://|udp://|magnet:|%2f|%3A|announce|\\.torrent|[ -~é]|[\\?/%:@#]){0,12}") {
         if let Ok(address) = Address::parse(&target) {

@@ -383,6 +383,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn hostile_bytes_never_panic(
             start in prop::sample::select(vec![

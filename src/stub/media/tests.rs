@@ -157,6 +157,11 @@ fn names_tell_kinds_of_one_container_apart() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn hostile_bytes_never_panic(
         start in prop::sample::select(vec![

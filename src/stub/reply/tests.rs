@@ -405,6 +405,11 @@ fn tags_are_strong_and_our_own() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn every_plan_agrees_with_itself(
         method in prop::sample::select(vec!["GET", "HEAD", "OPTIONS"]),

@@ -134,6 +134,11 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate<u32>>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn slots_are_full_as_long_as_anybody_wants_one(
         slots in 0..9usize,

@@ -248,6 +248,11 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn queues_counts_and_table_agree(calls in proptest::collection::vec((call(), 0..20_000u64), 1..150)) {
         let limits = Limits { known: 6, half_open: 2, dials_per_s: 5 };

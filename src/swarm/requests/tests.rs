@@ -165,6 +165,11 @@ fn words_of_bits_are_scanned_together() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// Whatever happens, each byte is written once, nobody is asked twice, and what nobody brings
     /// can be asked for again until all is there.
     #[test]

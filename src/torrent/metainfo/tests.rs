@@ -322,6 +322,11 @@ fn a_hundred_thousand_files_are_taken() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn built_torrents_are_read_back(
         name in "[a-zé ]{1,12}",

@@ -337,6 +337,11 @@ fn many_tiers_take_turns() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// Whatever trackers do: one announce at a time a tier, none without cause in less than a
     /// minute after an answer, and always another to come.
     #[test]
