@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::bed::Bed;
 use crate::bed::film::Film;
-use crate::bed::http::Client;
+use crate::bed::http::{Client, get};
 use crate::bed::net::{LOOPBACK, answers, free_port};
 use crate::bed::process::Process;
+use crate::bed::{Bed, wait_until};
 
 pub struct OpenTracker {
     addr: SocketAddr,
@@ -52,8 +52,8 @@ impl OpenTracker {
         };
         // Its list is read by a thread of its own, a moment after it listens.
         for film in films {
-            crate::bed::wait_until("opentracker's list", Duration::from_secs(5), || {
-                tracker.scrape(film).is_some()
+            wait_until("opentracker's list", Duration::from_secs(5), || {
+                tracker.knows(film)
             });
         }
         tracker
@@ -64,20 +64,31 @@ impl OpenTracker {
         format!("http://{}/announce", self.addr)
     }
 
-    /// Seeders and leechers that it knows; `None` if the torrent is not on its list.
+    /// Seeders and leechers that it knows.
     pub fn scrape(&self, film: &Film) -> Option<(u64, u64)> {
-        let target = format!(
-            "{}&peer_id=-BED000-watchingonly&port=1&event=stopped",
-            announce_target(film, 0)
-        );
-        let reply = crate::bed::http::get(self.addr, &target, &[]).ok()?.text();
-        if reply.contains("failure reason") {
-            return None;
-        }
+        // Whoever stops is told as well, and is not there before or after.
+        let reply = self.watch(film, "stopped")?;
         Some((
             number_after(&reply, "8:completei")?,
             number_after(&reply, "10:incompletei")?,
         ))
+    }
+
+    /// Whether the torrent is on its list, of which one that stops is not told.
+    fn knows(&self, film: &Film) -> bool {
+        let known = self
+            .watch(film, "started")
+            .is_some_and(|reply| !reply.contains("failure"));
+        self.watch(film, "stopped");
+        known
+    }
+
+    fn watch(&self, film: &Film, event: &str) -> Option<String> {
+        let target = format!(
+            "{}&peer_id=-BED000-watchingonly&port=1&event={event}",
+            announce_target(film, 1)
+        );
+        Some(get(self.addr, &target, &[]).ok()?.text())
     }
 
     /// Makes a peer known under the address that it really has.
