@@ -22,6 +22,7 @@ use crate::shard::Shard;
 use crate::shard::control;
 use crate::shard::directory::Directory;
 use crate::shard::peer;
+use crate::shard::seed;
 use crate::shard::stub;
 use crate::store::Store;
 use crate::stub::address::Address;
@@ -281,7 +282,7 @@ impl Shared {
                 _ => continue,
             };
             if !self.reach.web(SocketAddr::new(ip, port)) {
-                let detail = "a private address is only reached with --allow-private";
+                let detail = "an address that is not public; --allow-private allows private and loopback ones";
                 return Err(Failure::new(403, "private-address", detail));
             }
         }
@@ -362,7 +363,7 @@ async fn read_mail(shard: Rc<Shard>, mut inbox: Inbox<Letter>) {
                 early,
             } => peer::arrive(&shard, socket, addr, early),
             Letter::Seed(order) => {
-                runtime::spawn(crate::shard::host::seed(shard.clone(), *order));
+                runtime::spawn(seed::join(shard.clone(), *order));
             }
             Letter::Stats(reply) => {
                 let _ = reply.send(shard.stats());

@@ -442,7 +442,7 @@ impl Film {
         }
         for url in web_seeds.into_iter().take(WEB_SEEDS_MAX) {
             let own = self.origin.as_ref().is_some_and(|origin| origin.url == url);
-            if matches!(url.scheme(), "http" | "https") && !own && !host.has_origin(&url) {
+            if matches!(url.scheme(), "http" | "https") && !own && !host.sources.has_url(&url) {
                 host.add_origin(OriginHost::start(shard, url), file, false);
             }
         }
@@ -517,11 +517,19 @@ impl Film {
 
     /// Whether the swarm may serve what the origin began.
     pub fn may_take_over(&self, host: &Host, now: Time) -> bool {
+        // A server without ranges helps no swarm: with no peers its stream is all there is.
+        let streams = self
+            .origin
+            .as_ref()
+            .is_some_and(|origin| !origin.takes_ranges());
+        if streams && host.peers.borrow().is_empty() {
+            return false;
+        }
         let same = self
             .origin
             .as_ref()
             .is_none_or(|o| !o.changed.get() && !o.differs.get());
-        same && !host.is_full(now) && !host.ended.get()
+        same && !host.shelf.is_full(now) && !host.ended.get()
     }
 
     /// R13: the site has heard from the origin itself that the film exists.

@@ -46,7 +46,7 @@ impl Kept {
         };
         let whole = metainfo.layout.file_range(file);
         for (range, parts) in joined(runs) {
-            let Some(key) = host.origin_key(origin) else {
+            let Some(key) = host.sources.key_of(origin) else {
                 return;
             };
             let range = range.up(whole.start).and(whole);

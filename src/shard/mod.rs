@@ -1,7 +1,10 @@
 //! One core's loop: the pure machines meet the ring.
 
+pub mod bitrate;
 pub mod control;
+pub mod counts;
 pub mod directory;
+pub mod disk;
 pub mod engine;
 pub mod fetch;
 pub mod film;
@@ -11,6 +14,9 @@ pub mod origin;
 pub mod passthrough;
 pub mod peer;
 pub mod reader;
+pub mod room;
+pub mod seed;
+pub mod sources;
 pub mod stub;
 pub mod tally;
 pub mod tracker;
@@ -134,7 +140,7 @@ impl Shard {
         }
         for host in &hosts {
             host.sync().await;
-            host.close_store();
+            host.shelf.close();
         }
         for host in &hosts {
             while !host.announcer.borrow().stopped() {
@@ -151,7 +157,7 @@ impl Shard {
         stats.store.used = self.shared.store.used();
         stats.store.limit = self.shared.store.limit();
         for host in self.hosts.borrow().values() {
-            host.add_stats(self.id, &mut stats);
+            stats.add(counts::of(host, self.id));
         }
         stats
     }

@@ -31,6 +31,11 @@ use crate::units::ByteRange;
 
 /// Bytes asked of the origin at a time (DESIGN §3: at most 1 MiB).
 const GRANULE: u64 = 512 * 1024;
+/// All that there is, as one stream.
+const WHOLE: ByteRange = ByteRange {
+    start: 0,
+    end: u64::MAX,
+};
 /// Longer than any file (R31).
 const LENGTH_UNKNOWN: u64 = 1 << 60;
 /// With the origin failing, other ways to the film are waited for this long.
@@ -54,14 +59,20 @@ pub async fn reply(
     let Some(origin) = film.origin.clone() else {
         return player.fail(shard, request, &NOTHING_KNOWN).await;
     };
-    let first = Fetch::start(&origin, first_range(request.head), true);
-    let answer = tokio::select! {
-        answer = first.answer() => answer,
-        () = player.receiver.hangup() => return Ended::Closed,
-    };
-    let (head, total) = match answer {
-        Ok(answer) => answer,
-        Err(error) => return other_ways(player, shard, film, request, &error).await,
+    let mut first = Fetch::start(&origin, first_range(request.head), true);
+    let (head, total) = loop {
+        let answer = tokio::select! {
+            answer = first.answer() => answer,
+            () = player.receiver.hangup() => return Ended::Closed,
+        };
+        match answer {
+            Ok(answer) => break answer,
+            // Only the whole file can be had: what lies before the range is dropped on the way.
+            Err(_) if !origin.takes_ranges() && first.range.start > 0 => {
+                first = Fetch::start(&origin, WHOLE, true);
+            }
+            Err(error) => return other_ways(player, shard, film, request, &error).await,
+        }
     };
     film.handle_origin_head(&head, total);
     if request.provenance.web {
@@ -121,6 +132,13 @@ async fn other_ways(
     request: &Request<'_>,
     error: &OriginFailed,
 ) -> Ended {
+    let length = origin_length(film);
+    if error.status == Some(416)
+        && let Some(length) = length
+    {
+        // The range lies beyond the end; what to say to that depends on its form.
+        return beyond(player, film, request, length).await;
+    }
     film.handle_origin_failed();
     match film.settled(OTHER_WAYS_WAIT).await {
         State::Here { host, file } => {
@@ -143,6 +161,25 @@ async fn other_ways(
         None => Failure::new(502, "origin-unreachable", detail),
     };
     player.fail(shard, request, &failure).await
+}
+
+fn origin_length(film: &Rc<Film>) -> Option<u64> {
+    film.origin.as_ref()?.pin()?.length
+}
+
+async fn beyond(player: &mut Player, film: &Rc<Film>, request: &Request<'_>, length: u64) -> Ended {
+    let Some(origin) = &film.origin else {
+        return Ended::Closed;
+    };
+    let entity = film.origin_entity(origin, Some(length));
+    let plan = reply::plan(request.head, &entity, &request.provenance, request.last);
+    // A body would have to be fetched first; only an unforeseen answer of the origin leads here.
+    let sent = plan.body.is_none() && player.sender.send_all(plan.head, false).await.is_ok();
+    if sent && plan.keep_alive {
+        Ended::Kept
+    } else {
+        Ended::Closed
+    }
 }
 
 const BUSY: Failure = Failure::new(503, "origin-busy", "the video's web server is busy");
@@ -200,8 +237,12 @@ impl Fetch {
             if let Some(answer) = self.pipe.head.borrow().as_ref() {
                 return Ok(((*answer.head).clone(), answer.total));
             }
-            if let Some(Err(error)) = self.pipe.end.borrow().as_ref() {
-                return Err(error.clone());
+            match self.pipe.end.borrow().as_ref() {
+                Some(Err(error)) => return Err(error.clone()),
+                Some(Ok(())) => {
+                    return Err(OriginFailed::lasting("nothing where a head should be"));
+                }
+                None => {}
             }
             self.pipe.wake.notified().await;
         }
@@ -253,6 +294,8 @@ struct Pass {
     left: ByteRange,
     /// Where the next fetch begins.
     next: u64,
+    /// Bytes of the fetch under way that lie before what the player wants.
+    skip: u64,
     /// The reply's length is not known: each run says its own (RFC 9112 §7.1).
     chunked: bool,
 }
@@ -260,7 +303,8 @@ struct Pass {
 impl Pass {
     fn new(origin: &Rc<OriginHost>, first: Fetch, body: ByteRange) -> Self {
         // A suffix range, or one whose form was not foreseen, starts elsewhere than was asked.
-        let fits = first.range.contains(body.start) && first.range.start == body.start;
+        let fits = first.range.start == body.start || first.range == WHOLE;
+        let skip = body.start - first.range.start.min(body.start);
         let next = if fits { first.range.end } else { body.start };
         Self {
             origin: origin.clone(),
@@ -268,6 +312,7 @@ impl Pass {
             ahead: None,
             left: body,
             next,
+            skip: if fits { skip } else { 0 },
             chunked: false,
         }
     }
@@ -301,6 +346,9 @@ impl Pass {
             };
             if let Some(mut bytes) = fetch.take() {
                 self.trim(&mut bytes);
+                if bytes.is_empty() {
+                    continue;
+                }
                 self.look_ahead(film);
                 Tally::add(&shard.tally.passed, bytes.len() as u64);
                 Tally::add(&shard.tally.to_players, bytes.len() as u64);
@@ -352,12 +400,13 @@ impl Pass {
     }
 
     fn fetch_next(&mut self) -> Fetch {
-        let end = if self.origin.takes_ranges() {
-            self.left.end.min(self.next.saturating_add(GRANULE))
-        } else {
+        if !self.origin.takes_ranges() {
             // Only a whole body can be had; the player's pace holds its connection back.
-            u64::MAX
-        };
+            self.skip = self.next;
+            self.next = u64::MAX;
+            return Fetch::start(&self.origin, WHOLE, true);
+        }
+        let end = self.left.end.min(self.next.saturating_add(GRANULE));
         let fetch = Fetch::start(&self.origin, ByteRange::new(self.next, end), true);
         self.next = end;
         fetch
@@ -370,13 +419,19 @@ impl Pass {
             .fetch
             .as_ref()
             .is_some_and(|fetch| fetch.pipe.end.borrow().is_some());
-        if self.ahead.is_none() && late && settled && self.next < self.left.end {
+        let more = self.next < self.left.end && self.origin.takes_ranges();
+        if self.ahead.is_none() && late && settled && more {
             self.ahead = Some(self.fetch_next());
         }
     }
 
-    /// An origin may give more than is left to send.
-    fn trim(&self, bytes: &mut Vec<u8>) {
+    /// An origin may give what lies before the range, and more than is left to send.
+    fn trim(&mut self, bytes: &mut Vec<u8>) {
+        let before = usize::try_from(self.skip)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        bytes.drain(..before);
+        self.skip -= before as u64;
         let room = usize::try_from(self.left.len()).unwrap_or(usize::MAX);
         bytes.truncate(room);
     }

@@ -263,15 +263,13 @@ async fn write(host: Rc<Host>, peer: PeerKey, conn: Rc<PeerConn>, mut sender: Se
 
 /// One block, straight from the mapped piece file.
 async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Sender) -> bool {
-    let parts = {
-        let store = host.store.borrow();
-        let Some(store) = store.as_ref() else {
-            return false;
-        };
-        store.parts(store.layout().span_range(span))
+    let Some(layout) = host.swarm.borrow().layout().cloned() else {
+        return false;
     };
-    let Ok(parts) = parts else {
+    let range = layout.span_range(span);
+    let Ok(parts) = host.shelf.parts(runtime::now(), range, 0) else {
         tracing::warn!("a block for a peer could not be read");
+        host.lose(range);
         return false;
     };
     if sender

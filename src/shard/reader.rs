@@ -110,6 +110,10 @@ impl Request<'_> {
                     let rest = passthrough::go_on(player, shard, film, rest);
                     return Box::pin(rest).await;
                 }
+                if host.shelf.is_full(shard.now()) {
+                    tracing::warn!("a player was let go: the disk is full, and no origin helps");
+                    return false;
+                }
                 if !self.wait(player, film, reader).await {
                     return false;
                 }
@@ -173,12 +177,7 @@ async fn sniff(player: &mut Player, host: &Rc<Host>, file: usize) -> Option<Opti
     loop {
         let ready = host.swarm.borrow().readable(reader.key);
         if ready.len() >= head.len() {
-            let mut bytes = vec![0; usize::try_from(head.len()).ok()?];
-            let store = host.store.borrow();
-            store
-                .as_ref()?
-                .read(head.up(whole.start), &mut bytes)
-                .ok()?;
+            let bytes = host.shelf.read(head.up(whole.start))?;
             return Some(media::sniff(&bytes));
         }
         let left = until.since(runtime::now());
@@ -203,10 +202,12 @@ impl OpenReader {
             .expect("a film that is here has metainfo");
         let whole = metainfo.layout.file_range(file);
         let wake = Rc::new(Notify::new());
-        let key = {
-            let mut swarm = host.swarm.borrow_mut();
-            swarm.open_reader(runtime::now(), range.up(whole.start), whole)
-        };
+        let now = runtime::now();
+        host.watched_at.set(now);
+        let key = host
+            .swarm
+            .borrow_mut()
+            .open_reader(now, range.up(whole.start), whole);
         host.readers.borrow_mut().insert(key, wake.clone());
         host.drain(&[]);
         Self {
@@ -218,14 +219,9 @@ impl OpenReader {
 
     /// Sends `run` of the torrent; false if the player or the disk is gone.
     async fn send(&self, player: &mut Player, run: ByteRange) -> bool {
-        let parts = {
-            let mut store = self.host.store.borrow_mut();
-            let Some(store) = store.as_mut() else {
-                return false;
-            };
-            store.will_need(ByteRange::new(run.end, run.end + SEND_MAX));
-            store.parts(run)
-        };
+        let now = runtime::now();
+        self.host.watched_at.set(now);
+        let parts = self.host.shelf.parts(now, run, SEND_MAX);
         let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {

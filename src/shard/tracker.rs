@@ -49,7 +49,8 @@ pub async fn announce(host: Rc<Host>) {
     }
 }
 
-fn report_totals(host: &Rc<Host>) {
+/// What trackers are told of our progress.
+pub fn report_totals(host: &Rc<Host>) {
     let swarm = host.swarm.borrow();
     let bytes = swarm.stats();
     let left = match swarm.layout() {

@@ -1,0 +1,227 @@
+//! A swarm's store on its shard: written as bytes come, served from its mapping, kept durable.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::time::Duration;
+
+use crate::ring::runtime;
+use crate::store::Disk;
+use crate::store::Parts;
+use crate::store::Progress;
+use crate::store::Settled;
+use crate::store::Torrent;
+use crate::swarm::Verdict;
+use crate::units::ByteRange;
+use crate::units::PieceIndex;
+use crate::units::Time;
+
+/// How long a swarm that found its disk full leaves it alone.
+const FULL_PAUSE: Duration = Duration::from_secs(10);
+
+/// None until the metainfo is known.
+#[derive(Default)]
+pub struct Shelf {
+    torrent: RefCell<Option<Torrent>>,
+    /// Until then nothing is stored: the disk is full and readers go to the origin.
+    full_until: Cell<Time>,
+    /// Pieces verified in this run.
+    good: Cell<u64>,
+}
+
+impl Shelf {
+    pub fn open(&self, torrent: Torrent) {
+        *self.torrent.borrow_mut() = Some(torrent);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.torrent.borrow().is_some()
+    }
+
+    pub fn good(&self) -> u64 {
+        self.good.get()
+    }
+
+    /// Whether readers must go round the store because the disk is full.
+    pub fn is_full(&self, now: Time) -> bool {
+        now < self.full_until.get()
+    }
+
+    /// Writes bytes of one piece; its verdict, once all of it is there. `make_room` is called where
+    /// the store has none, `wants_digests` where the piece is good.
+    pub fn write(
+        &self,
+        now: Time,
+        range: ByteRange,
+        data: &[u8],
+        make_room: impl FnOnce(u64) -> bool,
+        wants_digests: impl FnOnce(PieceIndex) -> bool,
+    ) -> Option<(PieceIndex, Verdict)> {
+        let (piece, wanted, mut outcome) = {
+            let mut torrent = self.torrent.borrow_mut();
+            let torrent = torrent.as_mut()?;
+            let piece = torrent.layout().piece_of(range.start);
+            let wanted = u64::from(torrent.layout().piece_len(piece));
+            let room = if torrent.has_begun(piece) {
+                Ok(())
+            } else {
+                torrent.room_for(wanted)
+            };
+            (
+                piece,
+                wanted,
+                room.and_then(|()| torrent.write(now, range, data)),
+            )
+        };
+        // Making room evicts from this very store, too.
+        if matches!(outcome, Err(Disk::Full)) && make_room(wanted) {
+            outcome = self.torrent.borrow_mut().as_mut()?.write(now, range, data);
+        }
+        let mut torrent = self.torrent.borrow_mut();
+        let torrent = torrent.as_mut()?;
+        let verdict = match outcome {
+            Ok(Progress::Partial) => return None,
+            Ok(Progress::Good) => {
+                self.good.set(self.good.get() + 1);
+                let digests = wants_digests(piece).then(|| torrent.block_digests(piece).ok());
+                Verdict::Good {
+                    digests: digests.flatten(),
+                }
+            }
+            Ok(Progress::Bad) => match torrent.block_digests(piece) {
+                Ok(digests) => Verdict::Bad { digests },
+                Err(_) => Verdict::Lost,
+            },
+            Err(error) => {
+                tracing::warn!(%error, "a piece could not be stored");
+                self.full_until.set(now + FULL_PAUSE);
+                Verdict::Lost
+            }
+        };
+        if !matches!(verdict, Verdict::Good { .. }) {
+            torrent.forget(piece);
+        }
+        Some((piece, verdict))
+    }
+
+    pub fn forget(&self, piece: PieceIndex) {
+        if let Some(torrent) = self.torrent.borrow_mut().as_mut() {
+            torrent.forget(piece);
+        }
+    }
+
+    /// Verified bytes as they are sent; `ahead` bytes more are asked of the disk.
+    pub fn parts(&self, now: Time, range: ByteRange, ahead: u64) -> Result<Parts, Disk> {
+        let mut torrent = self.torrent.borrow_mut();
+        let torrent = torrent.as_mut().ok_or(Disk::Truncated)?;
+        for piece in torrent.layout().pieces_of(range) {
+            torrent.touch(now, PieceIndex(piece));
+        }
+        let end = torrent
+            .layout()
+            .length()
+            .min(range.end.saturating_add(ahead));
+        if end > range.end {
+            torrent.will_need(ByteRange::new(range.end, end));
+        }
+        torrent.parts(range)
+    }
+
+    /// A copy of stored bytes, for looking at them.
+    pub fn read(&self, range: ByteRange) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
+        self.torrent
+            .borrow()
+            .as_ref()?
+            .read(range, &mut bytes)
+            .ok()?;
+        Some(bytes)
+    }
+
+    /// What the disk no longer gives of `range`, and whatever else was cut off with it.
+    pub fn lose(&self, range: ByteRange) -> Vec<PieceIndex> {
+        let mut torrent = self.torrent.borrow_mut();
+        let Some(torrent) = torrent.as_mut() else {
+            return Vec::new();
+        };
+        let mut lost = torrent.lose_truncated();
+        for piece in torrent.layout().pieces_of(range).map(PieceIndex) {
+            if !lost.contains(&piece) {
+                torrent.lose(piece);
+                lost.push(piece);
+            }
+        }
+        lost
+    }
+
+    /// Loses pieces worth `bytes` that `may` go, the least recently watched first.
+    pub fn evict(&self, bytes: u64, may: impl Fn(PieceIndex) -> bool) -> Vec<PieceIndex> {
+        let mut torrent = self.torrent.borrow_mut();
+        torrent
+            .as_mut()
+            .map(|torrent| torrent.evict(bytes, may))
+            .unwrap_or_default()
+    }
+
+    pub fn sync_due(&self, now: Time) -> bool {
+        self.torrent
+            .borrow()
+            .as_ref()
+            .is_some_and(|torrent| torrent.sync_due(now))
+    }
+
+    /// Makes what was verified durable, off the shard.
+    pub async fn sync(&self) -> Settled {
+        let job = self
+            .torrent
+            .borrow_mut()
+            .as_mut()
+            .and_then(Torrent::sync_job);
+        let Some(job) = job else {
+            return Settled::default();
+        };
+        match runtime::blocking(move || job.run()).await {
+            Ok(synced) => {
+                let mut torrent = self.torrent.borrow_mut();
+                torrent
+                    .as_mut()
+                    .map(|torrent| torrent.handle_synced(synced))
+                    .unwrap_or_default()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store was not made durable");
+                Settled::default()
+            }
+        }
+    }
+
+    /// Hashes some of the pieces of an earlier run that are in doubt, off the shard; `None` once
+    /// there are no more.
+    pub async fn rehash(&self) -> Option<Settled> {
+        let job = self
+            .torrent
+            .borrow_mut()
+            .as_mut()
+            .and_then(Torrent::rehash_job)?;
+        match runtime::blocking(move || job.run()).await {
+            Ok(rehashed) => {
+                let mut torrent = self.torrent.borrow_mut();
+                torrent
+                    .as_mut()
+                    .map(|torrent| torrent.handle_rehashed(rehashed))
+            }
+            Err(error) => {
+                tracing::error!(%error, "stored pieces were not checked");
+                None
+            }
+        }
+    }
+
+    /// Ends the store in order: everything in it is durable and needs no second look.
+    pub fn close(&self) {
+        if let Some(torrent) = self.torrent.borrow_mut().take()
+            && let Err(error) = torrent.close()
+        {
+            tracing::warn!(%error, "the store did not close cleanly");
+        }
+    }
+}
