@@ -101,7 +101,9 @@ impl Swarm {
         self.settle(now);
     }
 
-    /// `retry_at`: `None` if asking again is no use.
+    /// `retry_at`: `None` if asking again is no use (it ignores ranges, or has no such file): this
+    /// origin is asked no more, whatever is measured of it. `remove_origin` and `add_origin` begin
+    /// anew. See [`Swarm::is_stranded`].
     pub fn handle_fetch_failed(&mut self, now: Time, key: FetchKey, retry_at: Option<Time>) {
         self.now = now;
         if let Some(fetch) = self.supply.finish(key) {
@@ -170,6 +172,11 @@ impl Swarm {
             })
         });
         let mates: Vec<_> = sessions.collect();
+        let alone = mates.iter().all(|mate| !mate.usable);
+        let alone_since = alone.then(|| self.alone_since.unwrap_or(now));
+        let forsaken_at = alone_since.map_or(Time::NEVER, |since| {
+            since.max(reader.opened()) + PROSPECT_WAIT
+        });
         let called = self.peers.iter().any(|(_, peer)| peer.is_prospect());
         let scene = Scene {
             now,
@@ -177,14 +184,18 @@ impl Swarm {
             requests: &torrent.requests,
             mates: &mates,
             prospects: called && now.since(reader.opened()) < PROSPECT_WAIT,
+            forsaken: forsaken_at <= now,
         };
         let plan = self.supply.plan(&scene, reader, origin);
-        let alone = scene.is_alone();
-        let until_alone = match scene.prospects {
+        let mut until_alone = match scene.prospects {
             true => reader.opened() + PROSPECT_WAIT,
             false => Time::NEVER,
         };
+        if !scene.forsaken {
+            until_alone = until_alone.min(forsaken_at);
+        }
         self.alone |= alone;
+        self.alone_since = alone_since;
         match plan {
             Plan::Wait(until) => Some(Plan::Wait(until.min(until_alone))),
             buy => Some(buy),

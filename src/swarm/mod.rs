@@ -61,7 +61,7 @@ const MORE_PEERS_EVERY: Duration = Duration::from_secs(60);
 const DEALT_MAX: usize = 256;
 const SLICE: usize = 4;
 /// Peers that are called or have not unchoked us are waited for so long before the origin alone
-/// goes far ahead.
+/// goes far ahead; and any peers, before the origin that is the last resort does.
 const PROSPECT_WAIT: Duration = Duration::from_secs(3);
 
 /// A connection. The driver's until it has called `handle_closed`, also after `Output::Close`.
@@ -200,6 +200,8 @@ pub struct Swarm {
     plan_at: Time,
     /// At the last look no peer delivered.
     alone: bool,
+    /// Since when that is so with a reader.
+    alone_since: Option<Time>,
     /// Blocks became missing, or room for pieces: other peers may have work.
     deal: bool,
     /// The origin may have work.
@@ -245,6 +247,7 @@ impl Swarm {
             shut_down: false,
             plan_at: Time::NEVER,
             alone: false,
+            alone_since: None,
             deal: false,
             replan: false,
             more_peers_at: now,

@@ -154,6 +154,15 @@ impl Peer {
         }
     }
 
+    /// It could bring the piece: it has it, or has not said yet what it has.
+    pub fn may_have(&self, piece: PieceIndex) -> bool {
+        match (self.stage, self.ready()) {
+            (Stage::Closing, _) => false,
+            (_, None) => true,
+            (_, Some(session)) => !self.snubbed && (self.counted.is_none() || session.has(piece)),
+        }
+    }
+
     /// How many more blocks it is to be asked for now.
     pub fn room(&self) -> usize {
         let Some(session) = self.ready() else {

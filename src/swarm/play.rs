@@ -2,6 +2,7 @@
 
 use crate::swarm::picker::Asker;
 use crate::swarm::reader::Reader;
+use crate::swarm::requests::Started;
 use crate::swarm::{Output, RATES_MAX, ReaderKey, Swarm, picker};
 use crate::units::{ByteRange, Time};
 
@@ -46,16 +47,34 @@ impl Swarm {
         }
     }
 
+    /// Nothing can come for this reader as things stand, though it lacks bytes: no origin that has
+    /// its next byte will be asked again, and no peer that is called or connected could have it.
+    /// An origin that is down for a while is not given up, nor is a peer that chokes us. To be
+    /// looked at again after every input: a new peer or origin changes it.
+    pub fn is_stranded(&self, reader: ReaderKey) -> bool {
+        let (Some(reader), Some(torrent)) = (self.readers.get(reader.0), &self.torrent) else {
+            return false;
+        };
+        let at = reader.ready();
+        if !reader.is_hungry() || at >= torrent.layout.length() || self.supply.may_bring(at) {
+            return false;
+        }
+        let piece = torrent.layout.piece_of(at);
+        let whole = torrent.requests.get(piece).is_some_and(Started::is_whole);
+        !whole && !self.peers.iter().any(|(_, peer)| peer.may_have(piece))
+    }
+
     pub fn handle_sent(&mut self, now: Time, reader: ReaderKey, bytes: u64) {
         self.now = now;
         let Some(reader) = self.readers.get_mut(reader.0) else {
             return;
         };
         let was_starting = reader.is_starting();
+        let was_frozen = reader.is_frozen();
         reader.handle_sent(now, bytes);
         self.stats.bytes.to_players += bytes;
         // With the origin alone each byte read makes room for another.
-        self.replan |= was_starting || self.alone;
+        self.replan |= was_starting || was_frozen || self.alone;
         self.settle(now);
     }
 
@@ -63,6 +82,7 @@ impl Swarm {
     pub fn handle_starved(&mut self, now: Time, reader: ReaderKey) {
         self.now = now;
         if let Some(reader) = self.readers.get_mut(reader.0) {
+            self.replan |= reader.is_frozen();
             reader.handle_starved(now);
         }
         self.settle(now);

@@ -94,6 +94,8 @@ pub struct Scene<'a> {
     pub mates: &'a [Mate<'a>],
     /// Peers are being called or have not unchoked us yet.
     pub prospects: bool,
+    /// For so long no peer has delivered that none is waited for.
+    pub forsaken: bool,
 }
 
 impl Scene<'_> {
@@ -180,6 +182,17 @@ impl Supply {
     pub fn is_expelled(&self, origin: OriginKey) -> bool {
         let origin = self.origins.get(origin.0);
         origin.is_none_or(|origin| origin.down_until == Time::NEVER)
+    }
+
+    /// Some origin has this byte and is asked for it sooner or later, or is bringing it.
+    pub fn may_bring(&self, at: u64) -> bool {
+        let asked = self.policy != OriginPolicy::Never;
+        let mut origins = self.origins.iter();
+        let mut fetches = self.fetches.iter();
+        asked
+            && origins
+                .any(|(_, origin)| origin.down_until != Time::NEVER && origin.range.contains(at))
+            || fetches.any(|fetch| !fetch.disowned && fetch.range.contains(at) && fetch.at <= at)
     }
 
     /// An origin that has all of `range` and can be asked now.
@@ -291,6 +304,7 @@ impl Supply {
         match self.policy {
             OriginPolicy::Hybrid if lone => outlook.alone(key),
             OriginPolicy::Eager if lone => outlook.alone(key),
+            OriginPolicy::LastResort if lone && scene.forsaken => outlook.alone(key),
             _ => outlook.beside_peers(key),
         }
     }

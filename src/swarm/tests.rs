@@ -476,3 +476,89 @@ fn an_origin_that_takes_its_time_is_listened_to_when_it_speaks() {
     assert!(done(&world, viewer));
     assert_bought_once(&world, viewer);
 }
+
+/// The only peer dies half-way; how long the rest of 16 MiB then takes a greedy player.
+fn rest_without_the_peer(bitrate: Option<f64>, pause: bool) -> f64 {
+    let mut world = World::new(16 * MIB, 128 << 10);
+    let viewer = world.viewer_with(OriginPolicy::LastResort);
+    let seed = world.seed(8e6);
+    world.origin(viewer, 10, 20e6, true);
+    if let Some(rate) = bitrate {
+        world.bitrate(viewer, rate);
+    }
+    world.connect(viewer, seed);
+    let player = world.play(viewer, world.file(), None);
+    world.run_until(secs(60), |world| {
+        world.nodes[viewer].players[player].pos > 8 * MIB
+    });
+    let bought = world.nodes[viewer].swarm.stats().bytes.from_origin;
+    assert!(bought < MIB / 2, "{bought}");
+    if pause {
+        let (now, reader) = (world.now, world.nodes[viewer].players[player].reader);
+        world.nodes[viewer].swarm.handle_blocked(now, reader);
+    }
+    world.kill(seed);
+    let start = world.now;
+    world.run_until(secs(600), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    assert_bought_once(&world, viewer);
+    world.now.since(start).as_secs_f64()
+}
+
+#[test]
+fn the_last_resort_takes_over_when_nobody_is_left() {
+    // 8 MiB at 20 MB/s, and the time in which another peer might have been found.
+    for pause in [false, true] {
+        let took = rest_without_the_peer(None, pause);
+        assert!(took < 6.0, "{took}");
+        let took = rest_without_the_peer(Some(500_000.0), pause);
+        assert!(took < 6.0, "{took}");
+    }
+}
+
+#[test]
+fn a_reader_is_stranded_when_nobody_can_bring_its_next_byte() {
+    let mut world = World::new(4 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(1e6);
+    let origin = world.origin(viewer, 10, 5e6, true);
+    world.nodes[viewer]
+        .origins
+        .get_mut(&origin)
+        .unwrap()
+        .refuses = true;
+    world.connect(viewer, seed);
+    let player = world.play(viewer, world.file(), None);
+    let reader = world.nodes[viewer].players[player].reader;
+    let stranded = |world: &World| world.nodes[viewer].swarm.is_stranded(reader);
+    assert!(!stranded(&world));
+    world.run_for(Duration::from_secs(1));
+    assert!(!stranded(&world) && !world.nodes[viewer].asked.is_empty());
+    world.kill(seed);
+    assert!(!done(&world, viewer) && stranded(&world));
+    // It is not asked again, whatever is measured of it, until it is added anew.
+    let asked = world.nodes[viewer].asked.len();
+    world.nodes[viewer]
+        .swarm
+        .set_estimate(origin, Duration::from_millis(1), 5e6);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.nodes[viewer].asked.len(), asked);
+    let now = world.now;
+    world.nodes[viewer].swarm.remove_origin(now, origin);
+    world.origin(viewer, 10, 5e6, true);
+    assert!(!stranded(&world));
+    world.run_for(Duration::from_secs(5));
+    assert!(done(&world, viewer) && !stranded(&world));
+}
+
+#[test]
+fn a_peer_without_the_piece_saves_nobody() {
+    let mut world = World::new(4 * MIB, 128 << 10);
+    let (viewer, other) = (world.viewer(), world.viewer());
+    world.connect(viewer, other);
+    let player = world.play(viewer, world.file(), None);
+    let reader = world.nodes[viewer].players[player].reader;
+    assert!(!world.nodes[viewer].swarm.is_stranded(reader));
+    world.run_for(Duration::from_secs(1));
+    assert!(world.nodes[viewer].swarm.is_stranded(reader));
+}

@@ -57,6 +57,7 @@ impl Case {
             requests: &self.requests,
             mates: &mates,
             prospects: false,
+            forsaken: false,
         };
         match self.supply.choose(now, reader) {
             Ok(origin) => self.supply.plan(&scene, reader, origin),

@@ -84,6 +84,8 @@ pub struct Origin {
     pub first_byte: Duration,
     pub rate: f64,
     pub down: bool,
+    /// Ignores ranges, and always will.
+    pub refuses: bool,
     pub wrong: bool,
     base: u64,
     free: Time,
@@ -219,6 +221,7 @@ impl World {
             first_byte,
             rate,
             down: false,
+            refuses: false,
             wrong: false,
             base: file.start,
             free: now,
@@ -227,6 +230,12 @@ impl World {
         self.nodes[node].origins.insert(key, origin);
         self.drain(node, &[], false);
         key
+    }
+
+    /// Its connections break, and nobody answers there any more.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].addr = SocketAddr::from(([10, 9, 9, 9], 6881));
+        self.cut(node);
     }
 
     /// A passthrough's bytes of `range` are handed over, all at once or only so many of them.
@@ -400,8 +409,8 @@ impl World {
                     break;
                 };
                 let (fetch, range, _) = origin.fetches.remove(place).unwrap();
-                if origin.down {
-                    let retry = Some(now + Duration::from_secs(5));
+                if origin.down || origin.refuses {
+                    let retry = origin.down.then(|| now + Duration::from_secs(5));
                     self.nodes[id].swarm.handle_fetch_failed(now, fetch, retry);
                     self.drain(id, &[], false);
                     continue;
