@@ -1,48 +1,35 @@
 //! One connection's state: what both sides said, and what is to be said next (BEP 3, 6, 9, 10, 21).
 
 mod downloads;
+mod events;
 mod holdings;
+mod intake;
+mod introduction;
+mod metadata;
+mod offers;
+mod outbox;
+mod pulse;
 mod uploads;
-
-use std::collections::VecDeque;
-use std::ops::Range;
-use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
 
 use crate::peer::PeerMisbehaved;
-use crate::peer::extension::{self, Metadata, Offer};
-use crate::peer::handshake::{self, Handshake};
-use crate::peer::message::{self, Message, PIECE_HEAD_LEN, Parsed};
+use crate::peer::extension;
+use crate::peer::handshake;
+use crate::peer::message::{self, Message, PIECE_HEAD_LEN};
 use crate::peer::session::downloads::{Downloads, Rejected};
+use crate::peer::session::events::Events;
+pub use crate::peer::session::events::{EVENTS_MAX, Event};
 use crate::peer::session::holdings::{Holdings, Told};
+use crate::peer::session::intake::{Intake, Next};
+use crate::peer::session::introduction::Introduction;
+use crate::peer::session::metadata::{Exchange, Heard};
+use crate::peer::session::offers::Offers;
+use crate::peer::session::outbox::Outbox;
+use crate::peer::session::pulse::Pulse;
+pub use crate::peer::session::pulse::{HANDSHAKE_WAIT, IDLE_WAIT, KEEP_ALIVE};
 use crate::peer::session::uploads::{REQUEST_MAX, Uploads};
 use crate::units::{BlockSpan, InfoHash, PeerId, PieceIndex, Time};
-
-/// R44.
-pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// R44's 120 s and a margin: clients send their keep-alive every two minutes (BEP 3), and the wire
-/// takes time.
-pub const IDLE_WAIT: Duration = Duration::from_secs(130);
-/// Below the two minutes after which others hang up.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(110);
-/// Events that one call leaves behind.
-pub const EVENTS_MAX: usize = 64;
-/// Messages a second that carry neither blocks nor news (R41).
-const CONTROL_PER_S: u32 = 1000;
-/// Control bytes that wait for a peer that does not read.
-const BACKLOG_MAX: usize = 1024 * 1024;
-/// Beyond this backlog no metadata is added to it.
-const METADATA_BACKLOG_MAX: usize = BACKLOG_MAX / 2;
-/// Pieces that a peer lets us ask for while it chokes us (BEP 6).
-const ALLOWED_FAST_MAX: usize = 64;
-/// Metadata requests of ours without an answer.
-const METADATA_ASKED_MAX: usize = 256;
-/// One connection is given the metadata so many times; it is no way around the choke.
-const METADATA_COPIES_MAX: u64 = 3;
-
-const _: () = assert!(IDLE_WAIT.as_secs() > KEEP_ALIVE.as_secs());
-const _: () = assert!(BACKLOG_MAX > message::PIECES_MAX as usize / 8 + METADATA_BACKLOG_MAX);
 
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -57,57 +44,6 @@ pub struct Setup {
     pub upload_only: bool,
 }
 
-/// What the peer said. Ranges `at` index the bytes given to the `handle_bytes` call that made the
-/// event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Answered by [`Session::start`].
-    Handshake {
-        peer_id: PeerId,
-        info_hash: InfoHash,
-    },
-    /// An extended handshake: `client`, `reqq`, `metadata_len`, `upload_only` may have changed.
-    Extended,
-    /// A bitfield, have-all or have-none. While the number of pieces is unknown neither this nor
-    /// `Have` is told: look at `pieces` after [`Session::know_pieces`].
-    Bitfield,
-    /// Of a piece that the peer did not have before.
-    Have(PieceIndex),
-    /// Without the fast extension, all that was asked is thereby forgotten; with it the peer
-    /// rejects each.
-    Choked,
-    Unchoked,
-    Interested,
-    NotInterested,
-    /// Asked for, even if cancelled since.
-    Block {
-        span: BlockSpan,
-        at: Range<usize>,
-    },
-    /// A request that was not cancelled will not be served.
-    Rejected(BlockSpan),
-    AllowedFast(PieceIndex),
-    Suggested(PieceIndex),
-    /// To be answered by `upload` or `reject`; that it lies inside its piece is not checked here.
-    Request(BlockSpan),
-    /// The peer takes a request back; what was queued of it is gone.
-    Cancelled(BlockSpan),
-    /// To be answered by `send_metadata` or `reject_metadata`.
-    MetadataRequest {
-        piece: u32,
-    },
-    Metadata {
-        piece: u32,
-        total: u32,
-        at: Range<usize>,
-    },
-    MetadataRejected {
-        piece: u32,
-    },
-    /// Where the peer accepts connections (BEP 10 `p`).
-    ListenPort(u16),
-}
-
 /// What goes to the socket next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Send {
@@ -119,89 +55,49 @@ pub enum Send {
 /// Either direction; the first bytes each way are the handshake.
 #[derive(Debug)]
 pub struct Session {
-    setup: Setup,
     incoming: bool,
-    remote: Option<Remote>,
+    introduction: Introduction,
     started: bool,
-    offer: Offer,
+    offers: Offers,
     holdings: Holdings,
-    /// Something came that a bitfield may not follow.
-    bitfield_late: bool,
-    long: Option<Long>,
+    intake: Intake,
     downloads: Downloads,
     uploads: Uploads,
-    allowed_fast: Vec<PieceIndex>,
-    metadata_asked: Vec<u32>,
-    /// Bytes of metadata that the peer was given.
-    metadata_sent: u64,
-    choking_us: bool,
+    metadata: Exchange,
     interested_in_us: bool,
-    choked: bool,
     interested: bool,
-    flood: Flood,
-    events: VecDeque<Event>,
-    control: Vec<u8>,
-    /// The latest `now` that was given.
-    now: Time,
-    opened: Time,
-    heard: Time,
-    said: Time,
-}
-
-/// What the peer's handshake fixed.
-#[derive(Debug)]
-struct Remote {
-    peer_id: PeerId,
-    /// Both sides offer it.
-    fast: bool,
-    extended: bool,
-}
-
-/// A message that is read as it comes.
-#[derive(Debug)]
-struct Long {
-    left: usize,
-    /// Of a bitfield; others are passed over.
-    kept: Option<Vec<u8>>,
+    events: Events,
+    outbox: Outbox,
+    pulse: Pulse,
 }
 
 impl Session {
     pub fn outgoing(now: Time, setup: Setup) -> Self {
-        let mut session = Self::new(now, setup, false);
+        let mut session = Self::new(now, &setup, false);
         session.shake_hands();
         session
     }
 
     pub fn incoming(now: Time, setup: Setup) -> Self {
-        Self::new(now, setup, true)
+        Self::new(now, &setup, true)
     }
 
-    fn new(now: Time, setup: Setup, incoming: bool) -> Self {
+    fn new(now: Time, setup: &Setup, incoming: bool) -> Self {
         Self {
-            holdings: Holdings::new(setup.pieces),
-            setup,
             incoming,
-            remote: None,
+            introduction: Introduction::new(setup.info_hash, setup.peer_id),
             started: false,
-            offer: Offer::default(),
-            bitfield_late: false,
-            long: None,
+            offers: Offers::new(setup),
+            holdings: Holdings::new(setup.pieces),
+            intake: Intake::default(),
             downloads: Downloads::default(),
             uploads: Uploads::default(),
-            allowed_fast: Vec::new(),
-            metadata_asked: Vec::new(),
-            metadata_sent: 0,
-            choking_us: true,
+            metadata: Exchange::default(),
             interested_in_us: false,
-            choked: true,
             interested: false,
-            flood: Flood::default(),
-            events: VecDeque::with_capacity(EVENTS_MAX),
-            control: Vec::new(),
-            now,
-            opened: now,
-            heard: now,
-            said: now,
+            events: Events::new(),
+            outbox: Outbox::default(),
+            pulse: Pulse::new(now),
         }
     }
 
@@ -209,107 +105,53 @@ impl Session {
     /// one stays the caller's, who gives it again with more behind it. At most [`EVENTS_MAX`]
     /// events are made, so call until nothing is taken, draining `poll_event` after each call.
     pub fn handle_bytes(&mut self, now: Time, bytes: &[u8]) -> Result<usize, PeerMisbehaved> {
-        self.now = now;
-        if !bytes.is_empty() {
-            self.heard = now;
-        }
-        self.check_backlog()?;
-        if self.remote.is_none() {
+        self.pulse.handle_bytes(now, !bytes.is_empty());
+        self.outbox.check()?;
+        if !self.ready() {
             return self.handle_handshake(bytes);
         }
         let mut at = 0;
-        while self.events.len() < EVENTS_MAX {
-            let rest = &bytes[at..];
-            if let Some(long) = &mut self.long {
-                at += long.take(rest);
-                if long.left > 0 {
-                    break;
-                }
-                if let Some(body) = self.long.take().and_then(|long| long.kept) {
-                    self.handle_bitfield(&body)?;
-                }
-                continue;
+        while !self.events.is_full() {
+            let (next, len) = self.intake.next(&bytes[at..], self.holdings.count())?;
+            match next {
+                Next::More => return Ok(at + len),
+                Next::Whole(message) => self.handle_message(message, at)?,
+                Next::LongBegins => self.pulse.count()?,
+                Next::LongEnds(Some(bitfield)) => self.handle_bitfield(&bitfield)?,
+                Next::LongEnds(None) => {}
             }
-            match message::parse(rest, self.holdings.count())? {
-                Parsed::More => break,
-                Parsed::Whole(message, len) => {
-                    self.handle_message(message, at)?;
-                    at += len;
-                }
-                Parsed::Long {
-                    bitfield,
-                    head,
-                    body,
-                } => {
-                    self.flood.count(now)?;
-                    self.long = Some(Long {
-                        left: body,
-                        kept: bitfield.then(Vec::new),
-                    });
-                    at += head;
-                }
-            }
+            at += len;
         }
         Ok(at)
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// Control messages go before blocks.
     pub fn poll_send(&mut self) -> Option<Send> {
-        let send = if self.control.is_empty() {
-            self.uploads.pop().map(Send::Block)
-        } else {
-            Some(Send::Bytes(std::mem::take(&mut self.control)))
-        };
+        let control = self.outbox.take().map(Send::Bytes);
+        let send = control.or_else(|| self.uploads.pop().map(Send::Block));
         if send.is_some() {
-            self.said = self.now;
+            self.pulse.handle_said();
         }
         send
     }
 
     pub fn next_timeout(&self) -> Time {
-        if self.remote.is_none() {
-            self.opened + HANDSHAKE_WAIT
-        } else {
-            (self.heard + IDLE_WAIT).min(self.said + KEEP_ALIVE)
-        }
+        self.pulse.next_timeout(self.ready())
     }
 
     pub fn handle_timeout(&mut self, now: Time) -> Result<(), PeerMisbehaved> {
-        self.now = now;
-        if self.remote.is_none() {
-            if now >= self.opened + HANDSHAKE_WAIT {
-                return Err(PeerMisbehaved::drop("no-handshake"));
-            }
-            return Ok(());
+        if self.pulse.handle_timeout(now, self.ready())? {
+            self.outbox.write(Message::KeepAlive);
         }
-        if now >= self.heard + IDLE_WAIT {
-            return Err(PeerMisbehaved::drop("idle"));
-        }
-        if now >= self.said + KEEP_ALIVE {
-            self.said = now;
-            self.write(Message::KeepAlive);
-        }
-        self.check_backlog()
-    }
-
-    fn check_backlog(&self) -> Result<(), PeerMisbehaved> {
-        if self.control.len() > BACKLOG_MAX {
-            return Err(PeerMisbehaved::drop("does-not-read"));
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, message: Message<'_>) {
-        message.write(&mut self.control);
+        self.outbox.check()
     }
 
     fn shake_hands(&mut self) {
-        let ours = Handshake::ours(self.setup.info_hash, self.setup.peer_id);
-        self.control.extend(ours.encode());
+        self.outbox.write_handshake(self.introduction.ours());
     }
 }
 
@@ -318,62 +160,47 @@ impl Session {
     /// Once, after [`Event::Handshake`]: tells what we have (of `have.len()` pieces, none where the
     /// metadata is unknown), then who we are (BEP 10).
     pub fn start(&mut self, have: &FixedBitSet, complete: bool) {
-        let Some(remote) = &self.remote else { return };
-        if std::mem::replace(&mut self.started, true) {
+        if !self.ready() || std::mem::replace(&mut self.started, true) {
             return;
         }
-        let (fast, extended) = (remote.fast, remote.extended);
+        let fast = self.fast();
         match (fast, have.is_clear()) {
-            (true, _) if complete => self.write(Message::HaveAll),
-            (true, true) => self.write(Message::HaveNone),
+            (true, _) if complete => self.outbox.write(Message::HaveAll),
+            (true, true) => self.outbox.write(Message::HaveNone),
             (false, true) => {}
-            (_, false) => self.write(Message::Bitfield(&message::bitfield_bytes(have))),
+            (_, false) => self
+                .outbox
+                .write(Message::Bitfield(&message::bitfield_bytes(have))),
         }
-        if extended {
-            self.write_offer();
-        }
+        self.write_offers();
     }
 
-    fn write_offer(&mut self) {
-        let Setup {
-            metadata_len,
-            listen_port,
-            upload_only,
-            ..
-        } = self.setup;
-        let payload = extension::handshake(metadata_len, listen_port, upload_only);
-        self.write(Message::Extended {
-            id: extension::HANDSHAKE,
-            payload: &payload,
-        });
+    fn write_offers(&mut self) {
+        if self.started && self.introduction.extended() {
+            self.offers.write(&mut self.outbox);
+        }
     }
 
     /// The metadata has come: what the peer said before is judged by it, and the peer learns that
     /// it may ask us for metadata.
     pub fn know_pieces(&mut self, count: u32, metadata_len: u32) -> Result<(), PeerMisbehaved> {
-        self.setup.metadata_len = Some(metadata_len);
-        self.metadata_asked.clear();
+        self.offers.know_metadata(metadata_len);
+        self.metadata.forget();
         self.holdings.know(count)?;
-        self.repeat_offer();
+        self.write_offers();
         Ok(())
     }
 
     /// BEP 21: we want nothing more, or something again.
     pub fn set_upload_only(&mut self, upload_only: bool) {
-        if std::mem::replace(&mut self.setup.upload_only, upload_only) != upload_only {
-            self.repeat_offer();
-        }
-    }
-
-    fn repeat_offer(&mut self) {
-        if self.started && self.remote.as_ref().is_some_and(|remote| remote.extended) {
-            self.write_offer();
+        if self.offers.set_upload_only(upload_only) {
+            self.write_offers();
         }
     }
 
     pub fn have(&mut self, piece: PieceIndex) {
         if self.started {
-            self.write(Message::Have(piece));
+            self.outbox.write(Message::Have(piece));
         }
     }
 
@@ -382,7 +209,7 @@ impl Session {
             return;
         }
         self.interested = interested;
-        self.write(if interested {
+        self.outbox.write(if interested {
             Message::Interested
         } else {
             Message::NotInterested
@@ -391,19 +218,18 @@ impl Session {
 
     /// A choke drops what was asked of us and not sent; a fast peer is told of each (BEP 6).
     pub fn choke(&mut self, choke: bool) {
-        if !self.started || self.choked == choke {
+        if !self.started || self.uploads.choked() == choke {
             return;
         }
-        self.choked = choke;
-        self.write(if choke {
+        self.outbox.write(if choke {
             Message::Choke
         } else {
             Message::Unchoke
         });
         let fast = self.fast();
-        for span in self.uploads.choke() {
+        for span in self.uploads.choke(choke) {
             if fast {
-                Message::Reject(span).write(&mut self.control);
+                self.outbox.write(Message::Reject(span));
             }
         }
     }
@@ -411,16 +237,16 @@ impl Session {
     /// Asks for a block. A peer without the fast extension that chokes us would not answer, so it
     /// is not asked: [`Event::Choked`] has told, or is about to.
     pub fn request(&mut self, span: BlockSpan) {
-        if self.started && (self.fast() || !self.choking_us) {
+        if self.started && (self.fast() || !self.choking_us()) {
             self.downloads.ask(span);
-            self.write(Message::Request(span));
+            self.outbox.write(Message::Request(span));
         }
     }
 
     /// Does nothing if the request is over.
     pub fn cancel(&mut self, span: BlockSpan) {
         if self.downloads.cancel(span) {
-            self.write(Message::Cancel(span));
+            self.outbox.write(Message::Cancel(span));
         }
     }
 
@@ -432,46 +258,32 @@ impl Session {
     /// Refuses a request; without the fast extension in silence.
     pub fn reject(&mut self, span: BlockSpan) {
         if self.uploads.remove(span) && self.fast() {
-            self.write(Message::Reject(span));
+            self.outbox.write(Message::Reject(span));
         }
     }
 
     pub fn request_metadata(&mut self, piece: u32) {
-        let room = self.metadata_asked.len() < METADATA_ASKED_MAX;
-        if room && self.write_metadata(Metadata::Request { piece }, &[]) {
-            self.metadata_asked.push(piece);
+        if let Some(id) = self.metadata_id() {
+            self.metadata.request(&mut self.outbox, id, piece);
         }
     }
 
     /// `total` is the length of the info dictionary, `data` the bytes of this piece of it.
     pub fn send_metadata(&mut self, piece: u32, total: u32, data: &[u8]) {
-        let enough = self.metadata_sent >= METADATA_COPIES_MAX * u64::from(total);
-        if enough || self.control.len() > METADATA_BACKLOG_MAX {
-            return self.reject_metadata(piece);
-        }
-        let at = 0;
-        if self.write_metadata(Metadata::Data { piece, total, at }, data) {
-            self.metadata_sent += u64::try_from(data.len()).expect("usize fits");
+        if let Some(id) = self.metadata_id() {
+            self.metadata.send(&mut self.outbox, id, piece, total, data);
         }
     }
 
     pub fn reject_metadata(&mut self, piece: u32) {
-        self.write_metadata(Metadata::Reject { piece }, &[]);
+        if let Some(id) = self.metadata_id() {
+            self.metadata.reject(&mut self.outbox, id, piece);
+        }
     }
 
-    /// Whether the peer takes such messages.
-    fn write_metadata(&mut self, metadata: Metadata, data: &[u8]) -> bool {
-        let id = self.offer.ut_metadata.unwrap_or(0);
-        if !self.started || id == 0 {
-            return false;
-        }
-        let mut payload = metadata.encode();
-        payload.extend_from_slice(data);
-        self.write(Message::Extended {
-            id,
-            payload: &payload,
-        });
-        true
+    /// If the peer takes such messages now.
+    fn metadata_id(&self) -> Option<u8> {
+        self.offers.metadata_id().filter(|_| self.started)
     }
 }
 
@@ -479,25 +291,25 @@ impl Session {
 impl Session {
     /// Both handshakes are done.
     pub fn ready(&self) -> bool {
-        self.remote.is_some()
+        self.introduction.is_done()
     }
 
     pub fn remote_id(&self) -> Option<PeerId> {
-        self.remote.as_ref().map(|remote| remote.peer_id)
+        self.introduction.remote_id()
     }
 
     /// Its own words, printable.
     pub fn client(&self) -> Option<&str> {
-        self.offer.client.as_deref()
+        self.offers.client()
     }
 
     pub fn choking_us(&self) -> bool {
-        self.choking_us
+        self.downloads.choking_us()
     }
 
     /// By us.
     pub fn choked(&self) -> bool {
-        self.choked
+        self.uploads.choked()
     }
 
     /// We told it that we want something.
@@ -524,29 +336,27 @@ impl Session {
 
     /// Both sides speak BEP 6.
     pub fn fast(&self) -> bool {
-        self.remote.as_ref().is_some_and(|remote| remote.fast)
+        self.introduction.fast()
     }
 
     /// May be asked for while the peer chokes us.
     pub fn allowed_fast(&self, piece: PieceIndex) -> bool {
-        self.allowed_fast.contains(&piece)
+        self.downloads.allowed_fast(piece)
     }
 
     /// Requests that it lets us queue.
     pub fn reqq(&self) -> u32 {
-        self.offer.reqq.unwrap_or(extension::REQQ)
+        self.offers.reqq()
     }
 
     /// It wants nothing of us (BEP 21).
     pub fn upload_only(&self) -> bool {
-        self.offer.upload_only == Some(true) || self.is_seed()
+        self.offers.upload_only() || self.is_seed()
     }
 
     /// `Some` only if it answers requests for metadata.
     pub fn metadata_len(&self) -> Option<u32> {
-        self.offer
-            .metadata_len
-            .filter(|_| self.offer.ut_metadata.is_some_and(|id| id != 0))
+        self.offers.metadata_len()
     }
 
     /// Our requests that are neither answered nor cancelled.
@@ -563,24 +373,13 @@ impl Session {
 /// What the peer says.
 impl Session {
     fn handle_handshake(&mut self, bytes: &[u8]) -> Result<usize, PeerMisbehaved> {
-        let Some(theirs) = Handshake::parse(bytes)? else {
+        let Some(theirs) = self.introduction.handle_bytes(bytes)? else {
             return Ok(0);
         };
-        if theirs.info_hash != self.setup.info_hash {
-            return Err(PeerMisbehaved::drop("info-hash"));
-        }
-        if theirs.peer_id == self.setup.peer_id {
-            return Err(PeerMisbehaved::drop("self"));
-        }
         if self.incoming {
             self.shake_hands();
         }
-        self.remote = Some(Remote {
-            peer_id: theirs.peer_id,
-            fast: theirs.fast(),
-            extended: theirs.extended(),
-        });
-        self.events.push_back(Event::Handshake {
+        self.events.push(Event::Handshake {
             peer_id: theirs.peer_id,
             info_hash: theirs.info_hash,
         });
@@ -590,21 +389,32 @@ impl Session {
 
     /// `at`: where the message begins in the caller's bytes.
     fn handle_message(&mut self, message: Message<'_>, at: usize) -> Result<(), PeerMisbehaved> {
+        if matches!(
+            message,
+            Message::Piece(_)
+                | Message::Request(_)
+                | Message::Have(_)
+                | Message::Choke
+                | Message::Unchoke
+                | Message::Interested
+                | Message::NotInterested
+        ) {
+            self.holdings.pass_first();
+        }
         match message {
             Message::Piece(span) => return self.handle_block(span, at),
             Message::Request(span) => return self.handle_request(span),
             Message::Have(piece) => return self.handle_have(piece),
             Message::Reject(span) => return self.handle_reject(span),
             Message::Cancel(span) => return self.handle_cancel(span),
-            _ => self.flood.count(self.now)?,
+            _ => self.pulse.count()?,
         }
         match message {
             Message::KeepAlive | Message::Port(_) | Message::Unknown => {}
             Message::Choke => self.handle_choke(),
             Message::Unchoke => {
-                self.bitfield_late = true;
-                if std::mem::replace(&mut self.choking_us, false) {
-                    self.events.push_back(Event::Unchoked);
+                if self.downloads.unchoke() {
+                    self.events.push(Event::Unchoked);
                 }
             }
             Message::Interested => self.handle_interest(true),
@@ -612,19 +422,19 @@ impl Session {
             Message::Bitfield(body) => self.handle_bitfield(body)?,
             Message::HaveAll => {
                 self.expect_fast()?;
-                self.expect_first()?;
+                self.holdings.expect_first()?;
                 self.holdings.have_all();
                 self.tell_bitfield();
             }
             Message::HaveNone => {
                 self.expect_fast()?;
-                self.expect_first()?;
+                self.holdings.expect_first()?;
                 self.tell_bitfield();
             }
             Message::Suggest(piece) => {
                 self.expect_fast()?;
-                self.expect_piece(piece)?;
-                self.events.push_back(Event::Suggested(piece));
+                self.holdings.expect_piece(piece)?;
+                self.events.push(Event::Suggested(piece));
             }
             Message::AllowedFast(piece) => self.handle_allowed_fast(piece)?,
             Message::Extended { id, payload } => {
@@ -641,10 +451,9 @@ impl Session {
     }
 
     fn handle_block(&mut self, span: BlockSpan, at: usize) -> Result<(), PeerMisbehaved> {
-        self.bitfield_late = true;
         if self.downloads.arrived(span)? {
             let start = at + PIECE_HEAD_LEN;
-            self.events.push_back(Event::Block {
+            self.events.push(Event::Block {
                 span,
                 at: start..start + span.len as usize,
             });
@@ -653,71 +462,64 @@ impl Session {
     }
 
     fn handle_request(&mut self, span: BlockSpan) -> Result<(), PeerMisbehaved> {
-        self.bitfield_late = true;
         if span.len == 0 || span.len > REQUEST_MAX || span.begin.checked_add(span.len).is_none() {
             return Err(PeerMisbehaved::drop("request-length"));
         }
-        if self.choked {
+        if self.choked() {
             self.uploads.ask_choked()?;
             if self.fast() {
-                self.write(Message::Reject(span));
+                self.outbox.write(Message::Reject(span));
             }
             return Ok(());
         }
-        self.expect_piece(span.piece)?;
+        self.holdings.expect_piece(span.piece)?;
         self.uploads.ask(span)?;
-        self.events.push_back(Event::Request(span));
+        self.events.push(Event::Request(span));
         Ok(())
     }
 
     /// BEP 6: a cancelled request is still answered, here by a rejection.
     fn handle_cancel(&mut self, span: BlockSpan) -> Result<(), PeerMisbehaved> {
         if !self.uploads.remove(span) {
-            return self.flood.count(self.now);
+            return self.pulse.count();
         }
         if self.fast() {
-            self.write(Message::Reject(span));
+            self.outbox.write(Message::Reject(span));
         }
-        self.events.push_back(Event::Cancelled(span));
+        self.events.push(Event::Cancelled(span));
         Ok(())
     }
 
     fn handle_reject(&mut self, span: BlockSpan) -> Result<(), PeerMisbehaved> {
         self.expect_fast()?;
         match self.downloads.rejected(span) {
-            Rejected::Outstanding => self.events.push_back(Event::Rejected(span)),
+            Rejected::Outstanding => self.events.push(Event::Rejected(span)),
             Rejected::Cancelled => {}
-            Rejected::Unknown => self.flood.count(self.now)?,
+            Rejected::Unknown => self.pulse.count()?,
         }
         Ok(())
     }
 
     /// A `have` of a new piece is no flood: there are only so many pieces.
     fn handle_have(&mut self, piece: PieceIndex) -> Result<(), PeerMisbehaved> {
-        self.bitfield_late = true;
         match self.holdings.have(piece)? {
-            Told::New => self.events.push_back(Event::Have(piece)),
+            Told::New => self.events.push(Event::Have(piece)),
             Told::Kept => {}
-            Told::Known => self.flood.count(self.now)?,
+            Told::Known => self.pulse.count()?,
         }
         Ok(())
     }
 
     fn handle_choke(&mut self) {
-        self.bitfield_late = true;
-        if std::mem::replace(&mut self.choking_us, true) {
-            return;
+        let fast = self.fast();
+        if self.downloads.choke(fast) {
+            self.events.push(Event::Choked);
         }
-        if !self.fast() {
-            self.downloads.forget();
-        }
-        self.events.push_back(Event::Choked);
     }
 
     fn handle_interest(&mut self, interested: bool) {
-        self.bitfield_late = true;
         if std::mem::replace(&mut self.interested_in_us, interested) != interested {
-            self.events.push_back(if interested {
+            self.events.push(if interested {
                 Event::Interested
             } else {
                 Event::NotInterested
@@ -726,7 +528,7 @@ impl Session {
     }
 
     fn handle_bitfield(&mut self, body: &[u8]) -> Result<(), PeerMisbehaved> {
-        self.expect_first()?;
+        self.holdings.expect_first()?;
         self.holdings.bitfield(body)?;
         self.tell_bitfield();
         Ok(())
@@ -734,16 +536,15 @@ impl Session {
 
     fn tell_bitfield(&mut self) {
         if self.holdings.count().is_some() {
-            self.events.push_back(Event::Bitfield);
+            self.events.push(Event::Bitfield);
         }
     }
 
     fn handle_allowed_fast(&mut self, piece: PieceIndex) -> Result<(), PeerMisbehaved> {
         self.expect_fast()?;
-        self.expect_piece(piece)?;
-        if self.allowed_fast.len() < ALLOWED_FAST_MAX && !self.allowed_fast(piece) {
-            self.allowed_fast.push(piece);
-            self.events.push_back(Event::AllowedFast(piece));
+        self.holdings.expect_piece(piece)?;
+        if self.downloads.allow_fast(piece) {
+            self.events.push(Event::AllowedFast(piece));
         }
         Ok(())
     }
@@ -751,12 +552,11 @@ impl Session {
     fn handle_extended(&mut self, id: u8, payload: &[u8], at: usize) -> Result<(), PeerMisbehaved> {
         match id {
             extension::HANDSHAKE => {
-                let offer = Offer::parse(payload)?;
-                if let Some(port) = offer.listen_port {
-                    self.events.push_back(Event::ListenPort(port));
+                let port = self.offers.handle(payload)?;
+                if let Some(port) = port {
+                    self.events.push(Event::ListenPort(port));
                 }
-                self.offer.update(offer);
-                self.events.push_back(Event::Extended);
+                self.events.push(Event::Extended);
             }
             extension::UT_METADATA => self.handle_metadata(payload, at)?,
             _ => {}
@@ -765,42 +565,13 @@ impl Session {
     }
 
     fn handle_metadata(&mut self, payload: &[u8], at: usize) -> Result<(), PeerMisbehaved> {
-        match Metadata::parse(payload)? {
-            Metadata::Request { piece } => {
-                let total = self.setup.metadata_len.unwrap_or(0);
-                if extension::metadata_piece_len(piece, total) > 0 {
-                    self.events.push_back(Event::MetadataRequest { piece });
-                } else {
-                    self.reject_metadata(piece);
-                }
-            }
-            Metadata::Data {
-                piece,
-                total,
-                at: data,
-            } => {
-                if self.metadata_answered(piece) {
-                    let at = at + data..at + payload.len();
-                    self.events.push_back(Event::Metadata { piece, total, at });
-                }
-            }
-            Metadata::Reject { piece } => {
-                if self.metadata_answered(piece) {
-                    self.events.push_back(Event::MetadataRejected { piece });
-                }
-            }
-            Metadata::Unknown => {}
+        let total = self.offers.own_metadata_len();
+        match self.metadata.handle(payload, at, total)? {
+            Heard::Nothing => {}
+            Heard::Tell(event) => self.events.push(event),
+            Heard::Refuse(piece) => self.reject_metadata(piece),
         }
         Ok(())
-    }
-
-    /// Whether it was asked for; what was not is passed over.
-    fn metadata_answered(&mut self, piece: u32) -> bool {
-        let found = self.metadata_asked.iter().position(|asked| *asked == piece);
-        if let Some(at) = found {
-            self.metadata_asked.swap_remove(at);
-        }
-        found.is_some()
     }
 
     fn expect_fast(&self) -> Result<(), PeerMisbehaved> {
@@ -809,54 +580,6 @@ impl Session {
         } else {
             Err(PeerMisbehaved::drop("fast-not-agreed"))
         }
-    }
-
-    /// R41: what a peer has is said once, and before anything that depends on it.
-    fn expect_first(&mut self) -> Result<(), PeerMisbehaved> {
-        if std::mem::replace(&mut self.bitfield_late, true) {
-            return Err(PeerMisbehaved::drop("bitfield-late"));
-        }
-        Ok(())
-    }
-
-    /// While the number of pieces is unknown there is nothing to hold it against.
-    fn expect_piece(&self, piece: PieceIndex) -> Result<(), PeerMisbehaved> {
-        match self.holdings.count() {
-            Some(count) if piece.0 >= count => Err(PeerMisbehaved::drop("no-such-piece")),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Long {
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        let len = self.left.min(bytes.len());
-        if let Some(kept) = &mut self.kept {
-            kept.extend_from_slice(&bytes[..len]);
-        }
-        self.left -= len;
-        len
-    }
-}
-
-/// Counts messages in windows of one second (R41).
-#[derive(Debug, Default)]
-struct Flood {
-    window: Time,
-    count: u32,
-}
-
-impl Flood {
-    fn count(&mut self, now: Time) -> Result<(), PeerMisbehaved> {
-        if now >= self.window + Duration::from_secs(1) {
-            self.window = now;
-            self.count = 0;
-        }
-        self.count += 1;
-        if self.count > CONTROL_PER_S {
-            return Err(PeerMisbehaved::drop("message-flood"));
-        }
-        Ok(())
     }
 }
 

@@ -1,10 +1,12 @@
-//! Our requests to one peer, and the blocks it sends without one (R43).
+//! What we may ask of one peer and did, and the blocks it sends unasked (R43).
 
 use std::collections::VecDeque;
 
 use crate::peer::PeerMisbehaved;
-use crate::units::BlockSpan;
+use crate::units::{BlockSpan, PieceIndex};
 
+/// Pieces that a peer lets us ask for while it chokes us (BEP 6).
+const ALLOWED_FAST_MAX: usize = 64;
 /// Cancelled requests that may still be answered.
 const CANCELLED_MAX: usize = 512;
 /// Unrequested blocks: beyond this number and this part of all bytes the connection ends (R43).
@@ -13,6 +15,8 @@ const UNREQUESTED_DIVISOR: u64 = 10;
 
 #[derive(Debug, Default)]
 pub struct Downloads {
+    unchoked: bool,
+    allowed_fast: Vec<PieceIndex>,
     /// In the order asked, which is nearly always the order answered.
     outstanding: VecDeque<BlockSpan>,
     /// Cancelled, or dropped by a choke: a block that was under way is no fault.
@@ -40,11 +44,38 @@ impl Downloads {
         found
     }
 
-    /// The peer choked us and answers nothing of what is outstanding (BEP 3).
-    pub fn forget(&mut self) {
-        while let Some(span) = self.outstanding.pop_front() {
-            self.remember(span);
+    pub fn choking_us(&self) -> bool {
+        !self.unchoked
+    }
+
+    /// Whether that is new.
+    pub fn unchoke(&mut self) -> bool {
+        !std::mem::replace(&mut self.unchoked, true)
+    }
+
+    /// Whether that is new. Without the fast extension the peer then answers nothing of what is
+    /// outstanding (BEP 3).
+    pub fn choke(&mut self, fast: bool) -> bool {
+        let new = std::mem::replace(&mut self.unchoked, false);
+        if new && !fast {
+            while let Some(span) = self.outstanding.pop_front() {
+                self.remember(span);
+            }
         }
+        new
+    }
+
+    pub fn allowed_fast(&self, piece: PieceIndex) -> bool {
+        self.allowed_fast.contains(&piece)
+    }
+
+    /// Whether that is new, and kept.
+    pub fn allow_fast(&mut self, piece: PieceIndex) -> bool {
+        let new = self.allowed_fast.len() < ALLOWED_FAST_MAX && !self.allowed_fast(piece);
+        if new {
+            self.allowed_fast.push(piece);
+        }
+        new
     }
 
     /// Whether a request is over that was not cancelled.

@@ -19,6 +19,8 @@ pub struct Holdings {
     all: bool,
     raw: Option<Vec<u8>>,
     early: Vec<PieceIndex>,
+    /// Something came that a bitfield may not follow.
+    late: bool,
 }
 
 /// What a `have` told.
@@ -39,6 +41,7 @@ impl Holdings {
             all: false,
             raw: None,
             early: Vec::new(),
+            late: false,
         }
     }
 
@@ -57,6 +60,27 @@ impl Holdings {
 
     pub fn is_seed(&self) -> bool {
         self.all || self.count.is_some_and(|count| self.held == count)
+    }
+
+    /// R41: what a peer has is said once, and before anything that depends on it.
+    pub fn expect_first(&mut self) -> Result<(), PeerMisbehaved> {
+        if std::mem::replace(&mut self.late, true) {
+            return Err(PeerMisbehaved::drop("bitfield-late"));
+        }
+        Ok(())
+    }
+
+    /// A message came that depends on what the peer has.
+    pub fn pass_first(&mut self) {
+        self.late = true;
+    }
+
+    /// While the number of pieces is unknown there is nothing to hold it against.
+    pub fn expect_piece(&self, piece: PieceIndex) -> Result<(), PeerMisbehaved> {
+        match self.count {
+            Some(count) if piece.0 >= count => Err(PeerMisbehaved::drop("no-such-piece")),
+            _ => Ok(()),
+        }
     }
 
     pub fn bitfield(&mut self, body: &[u8]) -> Result<(), PeerMisbehaved> {

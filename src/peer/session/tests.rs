@@ -2,8 +2,14 @@
 
 use proptest::prelude::*;
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use super::*;
+use crate::peer::extension::Metadata;
+use crate::peer::handshake::Handshake;
 use crate::peer::message::{WHOLE_MAX, piece_head};
+use crate::peer::session::outbox::BACKLOG_MAX;
 use crate::units::BLOCK_LEN;
 
 const PIECES: u32 = 20;
@@ -69,21 +75,32 @@ fn give(session: &mut Session, now: Time, bytes: &[u8]) -> Result<Vec<Event>, Pe
 
 /// Both handshakes are through and both sides have said what they have.
 fn pair(ours: &FixedBitSet, theirs: &FixedBitSet) -> (Session, Session) {
+    pair_with(ours, theirs, true)
+}
+
+/// Without `fast`, neither is told that the other speaks BEP 6.
+fn pair_with(ours: &FixedBitSet, theirs: &FixedBitSet, fast: bool) -> (Session, Session) {
+    let heard = |mut hello: Vec<u8>| {
+        if !fast {
+            hello[27] = 0;
+        }
+        hello
+    };
     let now = Time::ZERO;
     let mut a = Session::outgoing(now, setup(1, Some(PIECES)));
     let mut b = Session::incoming(now, setup(2, Some(PIECES)));
-    let hello = wire(&mut a);
+    let hello = heard(wire(&mut a));
     assert!(matches!(
         give(&mut b, now, &hello).unwrap()[..],
         [Event::Handshake { .. }]
     ));
     b.start(theirs, theirs.is_full());
-    let hello = wire(&mut b);
+    let hello = heard(wire(&mut b));
     let events = give(&mut a, now, &hello).unwrap();
-    assert_eq!(
-        events[1..],
-        [Event::Bitfield, Event::ListenPort(10_234), Event::Extended]
-    );
+    let told = [Event::Bitfield, Event::ListenPort(10_234), Event::Extended];
+    // Without BEP 6 there is no have-none, so nothing is said of no pieces.
+    let silent = !fast && theirs.is_clear();
+    assert_eq!(events[1..], told[usize::from(silent)..]);
     a.start(ours, ours.is_full());
     let hello = wire(&mut a);
     give(&mut b, now, &hello).unwrap();
@@ -976,10 +993,7 @@ proptest! {
         acts in proptest::collection::vec(act(), 1..120),
         fast: bool,
     ) {
-        let (mut a, mut b) = pair(&none(), &none());
-        for session in [&mut a, &mut b] {
-            session.remote.as_mut().expect("shaken").fast = fast;
-        }
+        let (a, b) = pair_with(&none(), &none(), fast);
         let mut ends = [End::new(a), End::new(b)];
         for (second, act) in acts {
             let [a, b] = &mut ends;

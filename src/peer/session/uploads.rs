@@ -16,12 +16,18 @@ const CHOKED_MAX: u32 = 300;
 
 #[derive(Debug, Default)]
 pub struct Uploads {
+    unchoked: bool,
     asked: VecDeque<BlockSpan>,
     queued: VecDeque<BlockSpan>,
     while_choked: u32,
 }
 
 impl Uploads {
+    /// By us.
+    pub fn choked(&self) -> bool {
+        !self.unchoked
+    }
+
     /// Decided, and not sent yet.
     pub fn queued(&self) -> usize {
         self.queued.len()
@@ -60,7 +66,8 @@ impl Uploads {
     }
 
     /// We choke or unchoke: gives back what is not served any more.
-    pub fn choke(&mut self) -> impl Iterator<Item = BlockSpan> {
+    pub fn choke(&mut self, choke: bool) -> impl Iterator<Item = BlockSpan> {
+        self.unchoked = !choke;
         self.while_choked = 0;
         self.asked.drain(..).chain(self.queued.drain(..))
     }
