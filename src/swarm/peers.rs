@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::peer::pace::Pace;
 use crate::peer::session::Session;
 use crate::swarm::PeerKey;
-use crate::units::{Block, BlockSpan, PieceIndex, Time};
+use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
 
 /// Blocks asked of one peer: at most what a fast peer sends in 2 ms, so that a seek is not behind
 /// more than that.
@@ -124,6 +124,20 @@ impl Peers {
 
     pub fn keys(&self) -> Vec<PeerKey> {
         self.iter().map(|(key, _)| key).collect()
+    }
+
+    /// Which of two connections to one peer is to go, now that this one has shaken hands; `None`: it
+    /// is the only one. Both sides must choose alike, or nothing is left: of two that called each
+    /// other the greater id's call stands, as in libtorrent; of two calls one way, the earlier.
+    pub fn superfluous(&self, key: PeerKey, ours: PeerId) -> Option<PeerKey> {
+        let peer = self.get(key)?;
+        let theirs = peer.ready()?.remote_id()?;
+        let (twin, other) = self.iter().find(|(twin, other)| {
+            *twin != key && other.ready().and_then(Session::remote_id) == Some(theirs)
+        })?;
+        let stands = peer.incoming == (theirs > ours);
+        let crossed = peer.incoming != other.incoming;
+        Some(if crossed && stands { twin } else { key })
     }
 
     /// The shortest time in which any peer that delivers would bring a block asked now.
@@ -290,4 +304,128 @@ impl Peer {
 fn grace(now: Time, expect: Time) -> Duration {
     let wait = expect.since(now);
     wait + LATE_MIN.max(wait / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::session::Send;
+    use crate::swarm::{Limits, Output, Setup, Swarm};
+    use crate::units::{InfoHash, OriginPolicy};
+
+    const NOW: Time = Time::from_secs(1);
+
+    /// One swarm, and what it closed.
+    struct Side {
+        swarm: Swarm,
+        id: u8,
+        closed: Vec<PeerKey>,
+    }
+
+    impl Side {
+        fn new(id: u8) -> Self {
+            let setup = Setup {
+                info_hash: InfoHash([9; 20]),
+                peer_id: PeerId([id; 20]),
+                listen_port: 6881,
+                policy: OriginPolicy::Never,
+                seed: 1,
+                limits: Limits::default(),
+            };
+            let swarm = Swarm::new(NOW, setup);
+            Self {
+                swarm,
+                id,
+                closed: Vec::new(),
+            }
+        }
+
+        fn addr(&self, port: u16) -> SocketAddr {
+            SocketAddr::from(([10, 0, 0, self.id], port))
+        }
+
+        fn dial(&mut self, addr: SocketAddr) -> PeerKey {
+            let found = crate::swarm::dialer::Found::User;
+            self.swarm.add_addresses(NOW, &[addr], found);
+            let dialled = self.outputs().into_iter().find_map(|output| match output {
+                Output::Dial { peer, .. } => Some(peer),
+                _ => None,
+            });
+            let key = dialled.unwrap();
+            self.swarm.handle_connected(NOW, key);
+            key
+        }
+
+        fn outputs(&mut self) -> Vec<Output> {
+            let outputs: Vec<_> = std::iter::from_fn(|| self.swarm.poll_output()).collect();
+            self.closed
+                .extend(outputs.iter().filter_map(|output| match output {
+                    Output::Close { peer } => Some(*peer),
+                    _ => None,
+                }));
+            outputs
+        }
+
+        fn say(&mut self, key: PeerKey) -> Vec<u8> {
+            let mut said = Vec::new();
+            while let Some(Send::Bytes(bytes)) = self.swarm.poll_send(key) {
+                said.extend(bytes);
+            }
+            said
+        }
+
+        fn hear(&mut self, key: PeerKey, bytes: &[u8]) {
+            self.swarm.handle_bytes(NOW, key, bytes);
+            self.outputs();
+        }
+    }
+
+    /// Two sides that have called each other; of either's call the key at each side.
+    fn crossed(ids: (u8, u8)) -> ([Side; 2], [[PeerKey; 2]; 2]) {
+        let (mut a, mut b) = (Side::new(ids.0), Side::new(ids.1));
+        let ours = a.dial(b.addr(6881));
+        let theirs = b.dial(a.addr(6881));
+        let at_b = b.swarm.accept(NOW, a.addr(40_000)).unwrap();
+        let at_a = a.swarm.accept(NOW, b.addr(40_000)).unwrap();
+        ([a, b], [[ours, at_b], [at_a, theirs]])
+    }
+
+    #[test]
+    fn of_two_crossed_calls_both_sides_keep_that_of_the_greater_id() {
+        for (ids, kept) in [((2, 1), 0), ((1, 2), 1)] {
+            let ([mut a, mut b], calls) = crossed(ids);
+            let [[ours, at_b], [at_a, theirs]] = calls;
+            // Both handshakes are on the way before either side has read one, and no side has
+            // heard yet that the other closes a connection.
+            let (from_a, from_b) = (a.say(ours), b.say(theirs));
+            b.hear(at_b, &from_a);
+            a.hear(at_a, &from_b);
+            let (from_a, from_b) = (a.say(at_a), b.say(at_b));
+            a.hear(ours, &from_b);
+            b.hear(theirs, &from_a);
+            let gone = calls[1 - kept];
+            assert_eq!(
+                (a.closed, b.closed),
+                (vec![gone[0]], vec![gone[1]]),
+                "{ids:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_two_calls_one_way_the_earlier_stays() {
+        for ids in [(2, 1), (1, 2)] {
+            let (mut a, mut b) = (Side::new(ids.0), Side::new(ids.1));
+            let calls = [6881, 6882].map(|port| a.dial(b.addr(port)));
+            let answers = [40_000, 40_001].map(|port| b.swarm.accept(NOW, a.addr(port)).unwrap());
+            for (call, answer) in calls.into_iter().zip(answers) {
+                let hello = a.say(call);
+                b.hear(answer, &hello);
+                let hello = b.say(answer);
+                a.hear(call, &hello);
+            }
+            assert_eq!(b.closed, [answers[1]], "{ids:?}");
+            assert!(a.closed.is_empty(), "{ids:?}");
+        }
+    }
 }

@@ -269,16 +269,11 @@ impl Swarm {
     }
 
     fn handle_handshake(&mut self, now: Time, key: PeerKey) {
-        let id = self
-            .peers
-            .session(key)
-            .and_then(|session| session.remote_id());
-        let twin = self
-            .peers
-            .iter()
-            .any(|(other, peer)| other != key && peer.ready().and_then(Session::remote_id) == id);
-        if twin {
-            return self.close(now, key);
+        if let Some(twin) = self.peers.superfluous(key, self.setup.peer_id) {
+            self.close(now, twin);
+            if twin == key {
+                return;
+            }
         }
         let complete = self.is_complete();
         if let Some(peer) = self.peers.get_mut(key)
