@@ -2,9 +2,9 @@
 
 mod conns;
 mod known;
+mod output;
 mod queue;
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -13,13 +13,15 @@ use url::Url;
 use crate::http::body::Framing;
 use crate::http::head::ResponseHead;
 use crate::origin::OriginFailed;
-use crate::origin::answer::{Answer, SKIP_MAX, Span, judge};
+use crate::origin::answer::{Answer, Span, judge};
 use crate::origin::health::Health;
 use crate::origin::pin::Pin;
 pub use crate::origin::pool::conns::ConnKey;
-use crate::origin::pool::conns::{Conns, Doing};
+use crate::origin::pool::conns::{Conns, DRAIN_MAX, Doing};
 pub use crate::origin::pool::known::Ranges;
 use crate::origin::pool::known::{Known, Use};
+pub use crate::origin::pool::output::Output;
+use crate::origin::pool::output::Outputs;
 use crate::origin::pool::queue::Queue;
 use crate::origin::redirect::{follow, same_site};
 use crate::origin::session::{Ask, Eof, Event};
@@ -30,55 +32,8 @@ use crate::units::{ByteRange, Time};
 pub const CONNS_MAX: usize = 2;
 /// Open-ended fetches under way, each on a connection beside those.
 pub const STREAMS_MAX: usize = 4;
-/// Bytes that nobody wants any more and that are received all the same, to keep the connection.
-const DRAIN_MAX: u64 = 256 * 1024;
 /// After the queue was full.
 const RETRY_FULL: Duration = Duration::from_secs(1);
-
-const _: () = assert!(
-    DRAIN_MAX <= SKIP_MAX,
-    "skipping delays a fetch, draining only the next"
-);
-
-#[derive(Debug)]
-pub enum Output {
-    /// Connect to the URL's scheme, host and port, and answer `handle_connected`.
-    Connect {
-        conn: ConnKey,
-        url: Url,
-    },
-    Send {
-        conn: ConnKey,
-        bytes: Vec<u8>,
-    },
-    /// The connection is forgotten here already; what it still brings is ignored.
-    Close {
-        conn: ConnKey,
-    },
-    /// The first usable answer to a fetch; `total`: bytes of the whole file. There is none if the
-    /// fetch begins just where the file ends: that is done at once.
-    Head {
-        key: u64,
-        head: Box<ResponseHead>,
-        total: Option<u64>,
-    },
-    Body {
-        key: u64,
-        /// In the bytes just handed in.
-        at: Range<usize>,
-        /// File offset of the first.
-        offset: u64,
-    },
-    Done {
-        key: u64,
-    },
-    Failed {
-        key: u64,
-        error: OriginFailed,
-    },
-    /// The file is not the pinned one: nothing of it may be mixed. All fetches fail, now and later.
-    Changed,
-}
 
 pub struct Pool {
     via: String,
@@ -90,7 +45,7 @@ pub struct Pool {
     seen: Time,
     queue: Queue,
     conns: Conns,
-    outputs: VecDeque<Output>,
+    outputs: Outputs,
 }
 
 impl Pool {
@@ -105,7 +60,7 @@ impl Pool {
             seen: Time::ZERO,
             queue: Queue::new(),
             conns: Conns::new(),
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -138,14 +93,14 @@ impl Pool {
     pub fn fetch(&mut self, now: Time, key: u64, range: ByteRange, urgent: bool) {
         self.seen = now;
         if range.is_empty() {
-            self.outputs.push_back(Output::Done { key });
+            self.outputs.done(key);
             return;
         }
         let at = self.known.target().clone();
         let fetch = Fetch::new(key, range, urgent, at, self.known.is_redirected());
         if self.queue.is_full() {
             let error = OriginFailed::passing(RETRY_FULL, "too many fetches wait");
-            self.fail(&fetch, error);
+            self.outputs.fail(&fetch, error);
             return;
         }
         self.queue.push(fetch);
@@ -163,7 +118,8 @@ impl Pool {
             && left > DRAIN_MAX
             && let Some(fetch) = self.close(conn)
         {
-            self.fail(&fetch, OriginFailed::lasting("cancelled"));
+            self.outputs
+                .fail(&fetch, OriginFailed::lasting("cancelled"));
             self.dispatch(now);
         }
         false
@@ -256,15 +212,12 @@ impl Pool {
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.pop()
     }
 
     fn handle_head(&mut self, now: Time, key: ConnKey, head: Box<ResponseHead>, framing: Framing) {
         let conn = self.conns.get_mut(key).expect("its session spoke");
-        let drain = Doing::Draining {
-            since: now,
-            left: DRAIN_MAX,
-        };
+        let drain = Doing::drain(now);
         let Doing::Asked {
             fetch,
             sent,
@@ -280,7 +233,7 @@ impl Pool {
             self.handle_span(now, key, fetch, conditional, head, &span);
             return;
         }
-        if !drainable(framing) {
+        if !Doing::can_drain(framing) {
             self.close(key);
         }
         match answer {
@@ -293,12 +246,12 @@ impl Pool {
                     fetch.remembered = false;
                     self.queue.push_again(fetch);
                 }
-                Err(error) => self.fail(&fetch, error),
+                Err(error) => self.outputs.fail(&fetch, error),
             },
             Answer::Later { after, why } => {
                 let retry = self.health.handle_failure(now, after);
                 let error = OriginFailed::passing(retry, why).with_status(head.status);
-                self.fail(&fetch, error);
+                self.outputs.fail(&fetch, error);
             }
             // A remembered target may be a signed URL that has expired.
             Answer::Refused(_)
@@ -306,7 +259,7 @@ impl Pool {
             {
                 self.ask_original(fetch);
             }
-            Answer::Refused(error) => self.fail(&fetch, error),
+            Answer::Refused(error) => self.outputs.fail(&fetch, error),
         }
     }
 
@@ -328,7 +281,7 @@ impl Pool {
             }
             Use::GiveUp => {
                 self.close(key);
-                self.fail(&fetch, ranges_ignored());
+                self.outputs.fail(&fetch, ranges_ignored());
                 return;
             }
             Use::Beyond => {
@@ -349,7 +302,7 @@ impl Pool {
         if !fetch.announced {
             fetch.announced = true;
             let key = fetch.key;
-            self.outputs.push_back(Output::Head { key, head, total });
+            self.outputs.push(Output::Head { key, head, total });
         }
         let conn = self.conns.get_mut(key).expect("its session spoke");
         conn.doing = Doing::Receiving(Box::new(Transfer::new(now, fetch, span)));
@@ -363,20 +316,20 @@ impl Pool {
             return;
         }
         if fetch.is_stream() && total == Some(fetch.next) {
-            self.outputs.push_back(Output::Done { key: fetch.key });
+            self.outputs.done(fetch.key);
         } else {
             let error = OriginFailed::lasting("the file ends before the range");
-            self.fail(fetch, error.with_status(416));
+            self.outputs.fail(fetch, error.with_status(416));
         }
     }
 
     fn handle_changed(&mut self, fetch: &Fetch) {
         self.changed = true;
-        self.outputs.push_back(Output::Changed);
-        self.fail(fetch, file_changed());
+        self.outputs.push(Output::Changed);
+        self.outputs.fail(fetch, file_changed());
         for key in self.conns.keys() {
             if let Some(fetch) = self.close(key) {
-                self.fail(&fetch, file_changed());
+                self.outputs.fail(&fetch, file_changed());
             }
         }
     }
@@ -387,7 +340,7 @@ impl Pool {
             Doing::Receiving(transfer) => {
                 if let Some((at, offset)) = transfer.handle_data(now, data, &mut self.health) {
                     let key = transfer.fetch.key;
-                    self.outputs.push_back(Output::Body { key, at, offset });
+                    self.outputs.push(Output::Body { key, at, offset });
                 }
                 self.finish_if_complete(now, key);
             }
@@ -410,13 +363,8 @@ impl Pool {
         transfer.measure(now, &mut self.health);
         self.health.handle_success();
         let drain = transfer.left().unwrap_or(DRAIN_MAX) <= DRAIN_MAX;
-        self.outputs.push_back(Output::Done {
-            key: transfer.fetch.key,
-        });
-        conn.doing = Doing::Draining {
-            since: now,
-            left: DRAIN_MAX,
-        };
+        self.outputs.done(transfer.fetch.key);
+        conn.doing = Doing::drain(now);
         if !drain {
             self.close(key);
         }
@@ -446,7 +394,7 @@ impl Pool {
                 return;
             }
             self.health.handle_success();
-            self.outputs.push_back(Output::Done { key });
+            self.outputs.done(key);
             return;
         }
         let mut fetch = transfer.fetch;
@@ -528,7 +476,7 @@ impl Pool {
             .map(|retry| retry.max(self.health.handle_failure(now, None)));
         let error = OriginFailed { retry, ..error };
         while let Some(fetch) = self.queue.take_for(url) {
-            self.fail(&fetch, error.clone());
+            self.outputs.fail(&fetch, error.clone());
             if !lasting {
                 break;
             }
@@ -560,7 +508,7 @@ impl Pool {
                 }
                 if self.conns.has_room() {
                     let conn = self.conns.connect(now, url.clone());
-                    self.outputs.push_back(Output::Connect { conn, url });
+                    self.outputs.push(Output::Connect { conn, url });
                 }
                 place += 1;
             }
@@ -583,7 +531,7 @@ impl Pool {
                 continue;
             };
             let fetch = self.queue.remove(place);
-            self.fail(&fetch, error);
+            self.outputs.fail(&fetch, error);
         }
     }
 
@@ -602,13 +550,13 @@ impl Pool {
             sent: now,
             conditional: if_range.is_some(),
         };
-        self.outputs.push_back(Output::Send { conn: key, bytes });
+        self.outputs.push(Output::Send { conn: key, bytes });
     }
 
     /// Forgets a connection; returns the fetch it was for.
     fn close(&mut self, key: ConnKey) -> Option<Fetch> {
         let conn = self.conns.remove(key)?;
-        self.outputs.push_back(Output::Close { conn: key });
+        self.outputs.push(Output::Close { conn: key });
         conn.into_fetch()
     }
 
@@ -625,20 +573,7 @@ impl Pool {
 
     fn fail_passing(&mut self, now: Time, fetch: &Fetch, why: &str) {
         let retry = self.health.handle_failure(now, None);
-        self.fail(fetch, OriginFailed::passing(retry, why));
-    }
-
-    fn fail(&mut self, fetch: &Fetch, error: OriginFailed) {
-        let key = fetch.key;
-        self.outputs.push_back(Output::Failed { key, error });
-    }
-}
-
-const fn drainable(framing: Framing) -> bool {
-    match framing {
-        Framing::Empty | Framing::Chunked => true,
-        Framing::Length(length) => length <= DRAIN_MAX,
-        Framing::UntilClose => false,
+        self.outputs.fail(fetch, OriginFailed::passing(retry, why));
     }
 }
 

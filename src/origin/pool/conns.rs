@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::http::body::Framing;
+use crate::origin::answer::SKIP_MAX;
 use crate::origin::pool::CONNS_MAX;
 use crate::origin::redirect::same_site;
 use crate::origin::session::Session;
@@ -16,6 +18,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that nobody wants any more and that are received all the same, to keep the connection.
+pub const DRAIN_MAX: u64 = 256 * 1024;
+
+const _: () = assert!(
+    DRAIN_MAX <= SKIP_MAX,
+    "skipping delays a fetch, draining only the next"
+);
 
 /// A connection of this pool; no key is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,6 +175,24 @@ impl Conns {
     fn find(&self, is_it: impl Fn(&Conn) -> bool) -> Option<ConnKey> {
         let found = self.map.iter().find(|(_, conn)| is_it(conn));
         found.map(|(key, _)| *key)
+    }
+}
+
+impl Doing {
+    pub const fn drain(now: Time) -> Self {
+        Self::Draining {
+            since: now,
+            left: DRAIN_MAX,
+        }
+    }
+
+    /// Whether an answer so framed may end within what is put up with.
+    pub const fn can_drain(framing: Framing) -> bool {
+        match framing {
+            Framing::Empty | Framing::Chunked => true,
+            Framing::Length(length) => length <= DRAIN_MAX,
+            Framing::UntilClose => false,
+        }
     }
 }
 

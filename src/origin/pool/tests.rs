@@ -1,8 +1,9 @@
 //! The pool against origins of every kind, on a made-up clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
+use crate::origin::answer::SKIP_MAX;
 
 /// What the scripted server does with one request.
 enum Reply {
