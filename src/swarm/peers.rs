@@ -126,9 +126,9 @@ impl Peers {
         self.iter().map(|(key, _)| key).collect()
     }
 
-    /// Which of two connections to one peer is to go, now that this one has shaken hands; `None`: it
-    /// is the only one. Both sides must choose alike, or nothing is left: of two that called each
-    /// other the greater id's call stands, as in libtorrent; of two calls one way, the earlier.
+    /// Which of two connections to one peer is to go, now that this one has shaken hands; `None`:
+    /// it is the only one. Both sides must choose alike, or nothing is left: of two crossed calls
+    /// the greater id's stands, as in libtorrent; of two calls one way, the earlier.
     pub fn superfluous(&self, key: PeerKey, ours: PeerId) -> Option<PeerKey> {
         let peer = self.get(key)?;
         let theirs = peer.ready()?.remote_id()?;
