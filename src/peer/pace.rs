@@ -234,6 +234,11 @@ impl Pace {
         }
     }
 
+    /// The window still grows: the rate is what we asked for rather than what the peer can do.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.start, Start::Growing { .. })
+    }
+
     /// Bytes a second. Zero until the first answer.
     pub fn rate(&self) -> f64 {
         self.rate

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::swarm::blocks::{Only, Source, blocks};
 use crate::swarm::supply::{Fetch, Mate, Plan, Scene};
-use crate::swarm::{FetchKey, OriginKey, Output, PROSPECT_WAIT, ReaderKey, Swarm};
+use crate::swarm::{FetchKey, LATELY, OriginKey, Output, PROSPECT_WAIT, ReaderKey, Swarm};
 use crate::units::{ByteRange, Cause, Time};
 
 /// An origin that ends a fetch without a byte of it is left alone for so long.
@@ -167,12 +167,15 @@ impl Swarm {
                 usable: peer.delivers() && !session.pieces().is_subset(&self.have),
                 finish_s: peer.finish_s(),
                 rate: peer.pace.rate(),
+                young: peer.is_young(now),
                 srtt_s: peer.pace.srtt().as_secs_f64(),
                 outstanding: peer.pace.outstanding(),
             })
         });
         let mates: Vec<_> = sessions.collect();
         let alone = mates.iter().all(|mate| !mate.usable);
+        let delivered = if alone { self.delivered } else { Some(now) };
+        let lately_until = delivered.map_or(Time::ZERO, |at| at + LATELY);
         let alone_since = alone.then(|| self.alone_since.unwrap_or(now));
         let forsaken_at = alone_since.map_or(Time::NEVER, |since| {
             since.max(reader.opened()) + PROSPECT_WAIT
@@ -185,6 +188,7 @@ impl Swarm {
             mates: &mates,
             prospects: called && now.since(reader.opened()) < PROSPECT_WAIT,
             forsaken: forsaken_at <= now,
+            lately: lately_until > now && !reader.is_starting(),
         };
         let plan = self.supply.plan(&scene, reader, origin);
         let mut until_alone = match scene.prospects {
@@ -194,8 +198,12 @@ impl Swarm {
         if !scene.forsaken {
             until_alone = until_alone.min(forsaken_at);
         }
+        if alone && scene.lately {
+            until_alone = until_alone.min(lately_until);
+        }
         self.alone |= alone;
         self.alone_since = alone_since;
+        self.delivered = delivered;
         match plan {
             Plan::Wait(until) => Some(Plan::Wait(until.min(until_alone))),
             buy => Some(buy),

@@ -64,6 +64,9 @@ const SLICE: usize = 4;
 /// goes far ahead; and any peers, before the origin that is the last resort does.
 const PROSPECT_WAIT: Duration = Duration::from_secs(3);
 
+/// A peer that fell silent is taken to be late only, for so long, as far as deadlines allow.
+const LATELY: Duration = Duration::from_secs(1);
+
 /// A connection. The driver's until it has called `handle_closed`, also after `Output::Close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerKey(pub usize);
@@ -202,6 +205,8 @@ pub struct Swarm {
     alone: bool,
     /// Since when that is so with a reader.
     alone_since: Option<Time>,
+    /// When a look last found that a peer delivers.
+    delivered: Option<Time>,
     /// Blocks became missing, or room for pieces: other peers may have work.
     deal: bool,
     /// The origin may have work.
@@ -248,6 +253,7 @@ impl Swarm {
             plan_at: Time::NEVER,
             alone: false,
             alone_since: None,
+            delivered: None,
             deal: false,
             replan: false,
             more_peers_at: now,

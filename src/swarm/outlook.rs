@@ -5,13 +5,15 @@ use std::time::Duration;
 use crate::swarm::OriginKey;
 use crate::swarm::blocks::{Look, blocks};
 use crate::swarm::reader::{Reader, TARGET};
-use crate::swarm::supply::{Origin, Plan, Scene};
+use crate::swarm::supply::{Mate, Origin, Plan, Scene};
 use crate::units::{Block, ByteRange, Cause, OriginPolicy, PieceIndex, Time};
 
 /// Of a cold window so much film is bought at once, s, within these bounds of bytes.
 const START_S: f64 = 2.0;
 const START_BYTES_MIN: u64 = 64 << 10;
 const START_BYTES_MAX: u64 = 1 << 20;
+/// The same of a film whose rate is a guess.
+const START_BYTES_GUESSED: u64 = 256 << 10;
 /// One hedge: what abandoning it costs at most.
 pub const HEDGE_BYTES_MAX: u64 = 256 << 10;
 /// One purchase of what no peer has.
@@ -21,9 +23,10 @@ const LONE_BYTES_MAX: u64 = 4 << 20;
 /// How far ahead of the reader the origin alone works: the longer of the two.
 const LONE_LEAD_S: f64 = 20.0;
 const LONE_LEAD_BYTES: u64 = 4 << 20;
-/// The same while peers are being called that may yet take over.
-const PROSPECT_LEAD_S: f64 = 4.0;
-const PROSPECT_LEAD_BYTES: u64 = 1 << 20;
+/// The same while peers are being called that may yet take over: ahead of the film, however
+/// greedily it is read.
+const PROSPECT_LEAD_S: f64 = 2.0;
+const PROSPECT_LEAD_BYTES: u64 = 512 << 10;
 /// Everything so far ahead is bought at once under `OriginPolicy::Eager`, s.
 const EAGER_S: f64 = 60.0;
 /// Share of the margin at which everything missing is bought.
@@ -32,6 +35,8 @@ const LAST_MARGIN: f64 = 0.3;
 const IN_TIME_S: f64 = 0.2;
 /// Peers that promise to be faster than the origin get this head start at least.
 const HEAD_START: Duration = Duration::from_millis(250);
+/// While peers are being called the film's clock is looked at so often.
+const PROSPECT_LOOK_S: f64 = 0.1;
 /// Bounds of the wait between two looks at blocks that are due and expected.
 const LOOK_AGAIN_S: (f64, f64) = (0.05, 0.5);
 /// One reader, seen from one origin.
@@ -53,21 +58,25 @@ impl Outlook<'_> {
             LONE_LEAD_BYTES.max(bytes(rate * LONE_LEAD_S)) + reader.pos()
         } else if reader.knows_rate() {
             let due = reader.reach(now, PROSPECT_LEAD_S);
-            due.max(reader.pos() + START_BYTES_MIN)
+            due.max(reader.range().start + START_BYTES_MIN)
         } else {
-            reader.pos() + PROSPECT_LEAD_BYTES
+            reader.reach(now, 0.0) + PROSPECT_LEAD_BYTES
         };
+        let layout = self.scene.layout;
         let from = self.first_byte();
         let window = ByteRange::new(from, lead.clamp(from, self.end()));
         let wanted = self.each_missing(window).next();
         let Some(first) = wanted else {
-            return Plan::Wait(Time::NEVER);
+            let due = self.scene.prospects && !reader.is_frozen();
+            let again = now + seconds(PROSPECT_LOOK_S);
+            return Plan::Wait(if due { again } else { Time::NEVER });
         };
         let room = bytes(self.origin.rate).clamp(HEDGE_BYTES_MAX, LONE_BYTES_MAX);
         // In unequal steps, so that two fetches that share the line do not end together.
         let size = self.start_size() << (2 * self.origin.runs.min(4));
         let size = if self.scene.prospects {
-            size.min(START_BYTES_MAX)
+            let left = window.end.saturating_sub(layout.block_range(first).start);
+            size.min(START_BYTES_MAX).min(left)
         } else {
             size.min(room)
         };
@@ -81,7 +90,12 @@ impl Outlook<'_> {
         let horizon = self.horizon().clamp(from, self.end());
         let layout = self.scene.layout;
         let mut wait = Time::NEVER;
-        let mut expected = Expectation::new(self.scene);
+        let mut expected = Expectation::new(self.scene, self.reader.rate());
+        // No deadline of a guess is worth more than peers that keep up with it.
+        let carried = !self.reader.knows_rate()
+            && !self.reader.is_starting()
+            && self.policy == OriginPolicy::Hybrid
+            && expected.rate >= self.reader.rate();
         for piece in layout.pieces_of(ByteRange::new(from, horizon)) {
             let piece = PieceIndex(piece);
             let range = layout.piece_range(piece);
@@ -93,6 +107,9 @@ impl Outlook<'_> {
                 continue;
             }
             let last_s = times.iter().map(|&(_, at)| at).fold(0.0, f64::max);
+            if carried && last_s.is_finite() {
+                continue;
+            }
             let threshold = match self.threshold(slack_s, last_s) {
                 Ok(threshold) => threshold,
                 Err(again_s) => {
@@ -244,7 +261,11 @@ impl Outlook<'_> {
 
     fn start_size(&self) -> u64 {
         let film = bytes(self.reader.rate() * START_S);
-        film.clamp(START_BYTES_MIN, START_BYTES_MAX)
+        let most = match self.reader.knows_rate() {
+            true => START_BYTES_MAX,
+            false => START_BYTES_GUESSED,
+        };
+        film.clamp(START_BYTES_MIN, most)
     }
 
     fn cause(&self) -> Cause {
@@ -284,8 +305,13 @@ struct Expectation<'a> {
 }
 
 impl<'a> Expectation<'a> {
-    fn new(scene: &'a Scene<'a>) -> Self {
+    /// A young peer that is not late is taken to carry the film.
+    fn new(scene: &'a Scene<'a>, film: f64) -> Self {
         let usable = || scene.mates.iter().filter(|mate| mate.usable);
+        let rate = |mate: &Mate<'_>| match mate.young {
+            true => mate.rate.max(film),
+            false => mate.rate,
+        };
         let keys = scene.mates.iter().map(|mate| mate.key.0 + 1);
         let mut finish_s = vec![f64::INFINITY; keys.max().unwrap_or(0)];
         for mate in scene.mates {
@@ -295,7 +321,7 @@ impl<'a> Expectation<'a> {
             scene,
             finish_s,
             ahead: usable().map(|mate| mate.outstanding).sum(),
-            rate: usable().map(|mate| mate.rate).sum(),
+            rate: usable().map(rate).sum(),
             srtt_s: usable().map(|mate| mate.srtt_s).fold(f64::MAX, f64::min),
         }
     }

@@ -18,6 +18,8 @@ pub const QUEUE_MAX: u32 = 128;
 const LATE_MIN: Duration = Duration::from_millis(250);
 /// A late peer's blocks are looked at again after this long.
 const LATE_AGAIN: Duration = Duration::from_millis(500);
+/// A peer's rate is believed after this long, grown up or not.
+const YOUNG: Duration = Duration::from_secs(2);
 /// A peer that brings nothing for so long is asked for nothing more than one block.
 pub const SNUB_AFTER: Duration = Duration::from_secs(20);
 
@@ -39,6 +41,8 @@ pub struct Peer {
     pub late: bool,
     pub snubbed: bool,
     look_at: Time,
+    /// When it was first asked for something.
+    asked_at: Option<Time>,
     /// Told to the driver, who has not drained it yet.
     pub woken: bool,
     /// Counted in the rarity table, as a seed or not.
@@ -82,6 +86,7 @@ impl Peers {
             late: false,
             snubbed: false,
             look_at: Time::NEVER,
+            asked_at: None,
             woken: false,
             counted: None,
             allowed_fast: Vec::new(),
@@ -159,6 +164,12 @@ impl Peer {
         !self.late && !self.snubbed && self.ready().is_some_and(|session| !session.choking_us())
     }
 
+    /// What it can do does not show yet in what it did.
+    pub fn is_young(&self, now: Time) -> bool {
+        let asked_at = self.asked_at.unwrap_or(now);
+        self.pace.is_starting() && now.since(asked_at) < YOUNG
+    }
+
     /// It may yet deliver: it is being called, or has not unchoked us.
     pub fn is_prospect(&self) -> bool {
         match (self.stage, self.ready()) {
@@ -212,6 +223,7 @@ impl Peer {
             return;
         };
         session.request(span);
+        self.asked_at.get_or_insert(now);
         let expect = now + self.pace.eta(u64::from(span.len));
         self.pace.handle_requested(now, u64::from(span.len));
         if self.queue.is_empty() {

@@ -10,14 +10,13 @@ pub const TARGET: Duration = Duration::from_millis(1200);
 pub const PROBE_MAX: u64 = 1 << 20;
 /// A request counts as a probe until it has read this much.
 pub const PROMOTED_AFTER: u64 = 512 << 10;
-/// Slowest film, bytes/s: what is assumed until the player has been seen reading.
+/// Slowest film, bytes/s.
 pub const RATE_MIN: f64 = 125_000.0;
-/// Fastest film that is believed from greedy reading alone, bytes/s.
-pub const RATE_GUESS_MAX: f64 = 2_500_000.0;
-/// A player that takes more than we have is taken to want this much more with each sample.
-const STARVED_GROWTH: f64 = 1.25;
+/// What a film is taken for until its player has been seen reading less, and the most that reading
+/// alone makes believe, bytes/s: deadlines do not follow greed.
+pub const RATE_GUESS_MAX: f64 = 1_000_000.0;
 /// The read rate is sampled over this long.
-const SAMPLE: Duration = Duration::from_secs(1);
+const SAMPLE: Duration = Duration::from_secs(2);
 /// A request that begins where another of the file ended goes on with its clock for so long.
 pub const RESUME_WITHIN: Duration = Duration::from_secs(2);
 
@@ -78,7 +77,7 @@ impl Reader {
             frozen: None,
             starved: None,
             known_rate: rate,
-            read_rate: RATE_MIN,
+            read_rate: RATE_GUESS_MAX,
             sample: Sample {
                 since: now,
                 bytes: 0,
@@ -307,16 +306,12 @@ impl Reader {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = self.sample.bytes as f64 / elapsed.as_secs_f64();
-        // A player that we starve would have read faster.
-        if self.sample.starved && rate <= self.read_rate * STARVED_GROWTH {
+        // How fast a player that we starve would have read is not known, but that it would.
+        if !self.sample.starved || rate > self.read_rate {
             if self.known_rate.is_none() {
                 self.anchor(now);
             }
-            self.read_rate = (self.read_rate * STARVED_GROWTH).clamp(RATE_MIN, RATE_GUESS_MAX);
-        } else {
-            if self.known_rate.is_none() {
-                self.anchor(now);
-            }
+            let rate = rate.min(RATE_GUESS_MAX);
             self.read_rate += (rate - self.read_rate) * 0.3;
         }
         self.sample = Sample {
@@ -417,15 +412,30 @@ mod tests {
     }
 
     #[test]
-    fn greedy_reading_is_believed_up_to_a_limit() {
+    fn reading_is_believed_up_to_a_limit_and_starving_makes_no_greed() {
         let mut reader = Reader::new(Time::ZERO, FILE, FILE, None);
-        assert!(close(reader.rate(), RATE_MIN));
-        for second in 1..=20 {
-            reader.set_ready(Time::from_secs(second), second * 5_000_000);
-            reader.handle_sent(Time::from_secs(second), 5_000_000);
+        assert!(close(reader.rate(), RATE_GUESS_MAX));
+        let (mut second, mut ready) = (0, 0);
+        let mut take = |reader: &mut Reader, bytes: u64, spare: u64| {
+            (second, ready) = (second + 1, ready + bytes);
+            reader.set_ready(Time::from_secs(second), ready + spare);
+            reader.handle_sent(Time::from_secs(second), bytes);
+        };
+        for _ in 0..10 {
+            take(&mut reader, 5_000_000, 0);
         }
         assert!(close(reader.rate(), RATE_GUESS_MAX));
-        reader.set_rate(Time::from_secs(20), 250_000.0);
+        // It leaves some: this is what it wants.
+        for _ in 0..60 {
+            take(&mut reader, 300_000, 100_000);
+        }
+        assert!((reader.rate() - 300_000.0).abs() < 10_000.0);
+        // It gets too little, which says nothing of what it wants.
+        for _ in 0..10 {
+            take(&mut reader, 150_000, 0);
+        }
+        assert!(reader.rate() > 250_000.0);
+        reader.set_rate(Time::from_secs(80), 250_000.0);
         assert!(close(reader.rate(), 250_000.0));
     }
 

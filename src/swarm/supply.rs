@@ -82,6 +82,8 @@ pub struct Mate<'a> {
     pub finish_s: f64,
     /// Bytes/s; zero if unknown.
     pub rate: f64,
+    /// It may be faster than its rate says.
+    pub young: bool,
     pub srtt_s: f64,
     pub outstanding: u64,
 }
@@ -96,6 +98,8 @@ pub struct Scene<'a> {
     pub prospects: bool,
     /// For so long no peer has delivered that none is waited for.
     pub forsaken: bool,
+    /// A peer delivered a moment ago, and may only be late.
+    pub lately: bool,
 }
 
 impl Scene<'_> {
@@ -302,7 +306,7 @@ impl Supply {
             policy: self.policy,
         };
         match self.policy {
-            OriginPolicy::Hybrid if lone => outlook.alone(key),
+            OriginPolicy::Hybrid if lone && !scene.lately => outlook.alone(key),
             OriginPolicy::Eager if lone => outlook.alone(key),
             OriginPolicy::LastResort if lone && scene.forsaken => outlook.alone(key),
             _ => outlook.beside_peers(key),

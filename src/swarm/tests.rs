@@ -562,3 +562,44 @@ fn a_peer_without_the_piece_saves_nobody() {
     world.run_for(Duration::from_secs(1));
     assert!(world.nodes[viewer].swarm.is_stranded(reader));
 }
+
+/// Bytes that a greedy player of a film of unknown rate gets from a quick origin beside one peer:
+/// in the first second, and from then to the end.
+fn bought_by_greed(length: u64, rate: f64, delay: Duration, early: bool) -> (u64, u64) {
+    let mut world = World::new(length, 128 << 10);
+    world.delay = delay;
+    let viewer = world.viewer();
+    let seed = world.seed(rate);
+    world.origin(viewer, 5, 300e6, true);
+    world.connect(viewer, seed);
+    if early {
+        world.run_for(Duration::from_secs(1));
+    }
+    world.play(viewer, world.file(), None);
+    world.run_until(world.now + Duration::from_secs(1), |world| {
+        done(world, viewer)
+    });
+    let first = world.nodes[viewer].swarm.stats().bytes.from_origin;
+    world.run_until(secs(300), |world| done(world, viewer));
+    assert!(done(&world, viewer));
+    let whole = world.nodes[viewer].swarm.stats().bytes.from_origin;
+    (first, whole - first)
+}
+
+#[test]
+fn greed_moves_no_deadline() {
+    let near = Duration::from_micros(50);
+    let far = Duration::from_millis(20);
+    for early in [true, false] {
+        for (length, rate, delay) in [
+            (64 * MIB, 400e6, near),
+            (64 * MIB, 20e6, near),
+            (64 * MIB, 20e6, far),
+            (48 * MIB, 1.5e6, far),
+        ] {
+            let (first, rest) = bought_by_greed(length, rate, delay, early);
+            assert!(first <= 5 * MIB / 4, "{rate} {early}: {first} {rest}");
+            assert!(rest * 50 < length, "{rate} {early}: {first} {rest}");
+        }
+    }
+}

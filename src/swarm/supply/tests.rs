@@ -47,6 +47,7 @@ impl Case {
                 usable: true,
                 finish_s: 0.1,
                 rate,
+                young: false,
                 srtt_s: 0.02,
                 outstanding: 0,
             })
@@ -58,6 +59,7 @@ impl Case {
             mates: &mates,
             prospects: false,
             forsaken: false,
+            lately: false,
         };
         match self.supply.choose(now, reader) {
             Ok(origin) => self.supply.plan(&scene, reader, origin),

@@ -29,6 +29,8 @@ pub struct World {
     pub truth: Arc<Vec<u8>>,
     pub nodes: Vec<Node>,
     links: Vec<Link>,
+    /// Of links made from now on, one way.
+    pub delay: Duration,
 }
 
 pub struct Node {
@@ -121,6 +123,7 @@ impl World {
             truth: Arc::new(truth),
             nodes: Vec::new(),
             links: Vec::new(),
+            delay: Duration::from_millis(10),
         }
     }
 
@@ -562,7 +565,7 @@ impl World {
             wire: [VecDeque::new(), VecDeque::new()],
             rest: [Vec::new(), Vec::new()],
             woken: [false; 2],
-            delay: Duration::from_millis(10),
+            delay: self.delay,
             open: true,
         });
         self.drain(to, &[], false);
