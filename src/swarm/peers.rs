@@ -11,9 +11,13 @@ use crate::peer::session::Session;
 use crate::swarm::PeerKey;
 use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
 
-/// Blocks asked of one peer: at most what a fast peer sends in 2 ms, so that a seek is not behind
-/// more than that.
+/// Blocks asked of one peer.
 pub const QUEUE_MAX: u32 = 128;
+/// A fast peer has no more queued than it sends in this time beyond the round trip, or half of
+/// that: a seek is not behind more.
+const QUEUE: Duration = Duration::from_millis(2);
+/// Blocks that are asked of it whatever its rate.
+const QUEUE_MIN: u32 = 24;
 /// A block is late when it is so much later than expected, at least.
 const LATE_MIN: Duration = Duration::from_millis(250);
 /// A late peer's blocks are looked at again after this long.
@@ -81,7 +85,7 @@ impl Peers {
                 None => Stage::Dialling,
             },
             session,
-            pace: Pace::new(),
+            pace: young_pace(),
             queue: VecDeque::new(),
             late: false,
             snubbed: false,
@@ -200,7 +204,7 @@ impl Peer {
         let depth = if self.snubbed || self.late {
             1
         } else {
-            self.pace.depth().min(QUEUE_MAX).min(session.reqq().max(1))
+            self.pace.depth().min(session.reqq().max(1))
         };
         (depth as usize).saturating_sub(self.queue.len())
     }
@@ -244,6 +248,7 @@ impl Peer {
         self.snubbed = false;
         let asked = self.take(block)?;
         self.pace.handle_received(now, u64::from(len));
+        self.pace.set_depth_max(depth_max(&self.pace));
         self.look_at = match self.queue.front() {
             Some(next) => now + grace(next.at.max(now), next.expect),
             None => Time::NEVER,
@@ -310,6 +315,25 @@ impl Peer {
         let place = self.queue.iter().position(|asked| asked.block == block)?;
         self.queue.remove(place)
     }
+}
+
+fn young_pace() -> Pace {
+    let mut pace = Pace::new();
+    pace.set_depth_max(QUEUE_MIN);
+    pace
+}
+
+/// Blocks that the peer sends in a round trip and [`QUEUE`].
+fn depth_max(pace: &Pace) -> u32 {
+    let time = pace.srtt() + QUEUE.max(pace.srtt() / 2);
+    let blocks = pace.rate() * time.as_secs_f64() / f64::from(crate::units::BLOCK_LEN);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
+    let blocks = blocks as u32;
+    blocks.clamp(QUEUE_MIN, QUEUE_MAX)
 }
 
 /// How long to wait for what is expected at `expect`.

@@ -7,13 +7,15 @@ use slab::Slab;
 
 use crate::swarm::PeerKey;
 use crate::swarm::rarity::Rarity;
-use crate::swarm::reader::{PROMOTED_AFTER, Reader};
+use crate::swarm::reader::{PROMOTED_AFTER, Reader, TARGET};
 use crate::swarm::requests::Requests;
 use crate::torrent::layout::Layout;
 use crate::units::{ByteRange, PieceIndex, Time};
 
 /// What is due within this many seconds is fetched in its order.
 pub const URGENT_S: f64 = 12.0;
+/// What is due within this many seconds stays asked for when another player seeks.
+const SEEK_SPARES_S: f64 = 2.0;
 /// What is due within this many seconds is fetched rarest first.
 pub const BAND_S: f64 = 60.0;
 /// Pieces that are compared to find the rarest.
@@ -58,6 +60,17 @@ impl Picker<'_> {
     pub fn is_urgent(&self, piece: PieceIndex) -> bool {
         let mut readers = self.readers.iter();
         readers.any(|(_, reader)| self.window(reader).contains(&piece.0))
+    }
+
+    /// Whether some reader needs the piece within [`SEEK_SPARES_S`], so that a seek does not take
+    /// it back.
+    pub fn is_due(&self, piece: PieceIndex) -> bool {
+        let mut readers = self.readers.iter();
+        readers.any(|(_, reader)| {
+            let end = reader.reach(self.now, SEEK_SPARES_S).max(reader.ready());
+            let due = self.pieces(reader.ready(), end.min(reader.range().end));
+            reader.is_hungry() && due.contains(&piece.0)
+        })
     }
 
     /// Whether the peer has something that nobody was asked for yet, room or not.
@@ -108,7 +121,11 @@ impl Picker<'_> {
                 continue;
             };
             let at = self.layout.piece_range(piece).start.max(reader.ready());
-            let slack_s = reader.slack_s(self.now, at);
+            let slack_s = match reader.is_starting() {
+                // A player that waits for its first byte goes before one that has some.
+                true => reader.slack_s(self.now, at) - TARGET.as_secs_f64(),
+                false => reader.slack_s(self.now, at),
+            };
             if best.is_none_or(|(least, _)| slack_s < least) {
                 best = Some((slack_s, piece));
             }

@@ -4,7 +4,7 @@ use crate::swarm::picker::Asker;
 use crate::swarm::reader::Reader;
 use crate::swarm::requests::Started;
 use crate::swarm::{Output, RATES_MAX, ReaderKey, Swarm, picker};
-use crate::units::{ByteRange, Time};
+use crate::units::{Block, ByteRange, Time};
 
 /// Readers. Ranges are offsets in the torrent.
 impl Swarm {
@@ -173,7 +173,9 @@ impl Swarm {
             if !picker.has_any(&asker, window.clone()) {
                 continue;
             }
-            let blocks = peer.asked().filter(|block| !picker.is_urgent(block.piece));
+            let needed =
+                |block: &Block| window.contains(&block.piece.0) || picker.is_due(block.piece);
+            let blocks = peer.asked().filter(|block| !needed(block));
             stale.extend(blocks.map(|block| (key, block)));
         }
         for (key, block) in stale {

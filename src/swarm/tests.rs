@@ -603,3 +603,50 @@ fn greed_moves_no_deadline() {
         }
     }
 }
+
+/// A link like loopback to one seed of `rate`.
+fn beside_a_fast_seed(rate: f64) -> (World, usize) {
+    let mut world = World::new(80 * MIB, MIB as u32);
+    world.delay = Duration::from_micros(50);
+    let viewer = world.viewer();
+    let seed = world.seed(rate);
+    world.connect(viewer, seed);
+    world.run_for(Duration::from_millis(100));
+    (world, viewer)
+}
+
+#[test]
+fn a_short_queue_keeps_a_fast_link_busy() {
+    for rate in [100e6, 400e6] {
+        let (mut world, viewer) = beside_a_fast_seed(rate);
+        world.play(viewer, world.file(), None);
+        let time = Duration::from_millis(150);
+        world.run_for(time);
+        let got = world.nodes[viewer].swarm.stats().bytes.from_peers as f64;
+        let full = rate * time.as_secs_f64();
+        assert!(got > 0.9 * full, "{got} of {full}");
+    }
+}
+
+#[test]
+fn a_seek_beside_a_fast_seed_waits_for_little_more_than_its_piece() {
+    for rate in [300e6, 900e6] {
+        for closes_first in [true, false] {
+            let (mut world, viewer) = beside_a_fast_seed(rate);
+            let head = world.play(viewer, world.file(), None);
+            world.run_for(Duration::from_millis(50));
+            if closes_first {
+                world.hang_up(viewer, head);
+            }
+            let seek = world.play(viewer, ByteRange::new(70 * MIB, 80 * MIB), None);
+            let start = world.now;
+            world.run_until(start + Duration::from_secs(5), |world| {
+                world.nodes[viewer].players[seek].first_byte.is_some()
+            });
+            let took = world.now.since(start).as_secs_f64();
+            // The piece, the queue before it, and round trips.
+            let piece = MIB as f64 / rate;
+            assert!(took < piece + 0.0025, "{rate} {closes_first}: {took}");
+        }
+    }
+}
