@@ -528,6 +528,12 @@ impl Session {
     }
 
     fn handle_bitfield(&mut self, body: &[u8]) -> Result<(), PeerMisbehaved> {
+        if self.holdings.is_late() {
+            let new = self.holdings.late_bitfield(body)?;
+            new.into_iter()
+                .for_each(|piece| self.events.push(Event::Have(piece)));
+            return Ok(());
+        }
         self.holdings.expect_first()?;
         self.holdings.bitfield(body)?;
         self.tell_bitfield();

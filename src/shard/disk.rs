@@ -46,13 +46,14 @@ impl Shelf {
         now < self.full_until.get()
     }
 
-    /// Writes bytes of one piece; its verdict, once all of it is there. `make_room` is called where
-    /// the store has none, `wants_digests` where the piece is good.
+    /// Writes bytes of one piece, in parts that follow each other; its verdict, once all of it is
+    /// there. `make_room` is called where the store has none, `wants_digests` where the piece is
+    /// good.
     pub fn write(
         &self,
         now: Time,
         range: ByteRange,
-        data: &[u8],
+        parts: &[&[u8]],
         make_room: impl FnOnce(u64) -> bool,
         wants_digests: impl FnOnce(PieceIndex) -> bool,
     ) -> Option<(PieceIndex, Verdict)> {
@@ -69,12 +70,16 @@ impl Shelf {
             (
                 piece,
                 wanted,
-                room.and_then(|()| torrent.write(now, range, data)),
+                room.and_then(|()| torrent.write_run(now, range, parts)),
             )
         };
         // Making room evicts from this very store, too.
         if matches!(outcome, Err(Disk::Full)) && make_room(wanted) {
-            outcome = self.torrent.borrow_mut().as_mut()?.write(now, range, data);
+            outcome = self
+                .torrent
+                .borrow_mut()
+                .as_mut()?
+                .write_run(now, range, parts);
         }
         let mut torrent = self.torrent.borrow_mut();
         let torrent = torrent.as_mut()?;

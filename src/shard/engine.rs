@@ -282,7 +282,8 @@ impl Shared {
                 _ => continue,
             };
             if !self.reach.web(SocketAddr::new(ip, port)) {
-                let detail = "an address that is not public; --allow-private allows private and loopback ones";
+                let detail =
+                    "not a public address; --allow-private allows private and loopback ones";
                 return Err(Failure::new(403, "private-address", detail));
             }
         }

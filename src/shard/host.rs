@@ -31,6 +31,7 @@ use crate::swarm::PeerKey;
 use crate::swarm::ReaderKey;
 use crate::swarm::Swarm;
 use crate::swarm::Verdict;
+use crate::torrent::layout::Layout;
 use crate::torrent::metainfo::Metainfo;
 use crate::tracker::announcer::Announcer;
 use crate::units::ByteRange;
@@ -159,10 +160,24 @@ impl Host {
 
     /// Carries out what the swarm decided. `input`: the bytes just handed in, which outputs name.
     pub fn drain(self: &Rc<Self>, input: &[u8]) {
+        let mut run = Run::default();
         loop {
             let output = self.swarm.borrow_mut().poll_output();
-            let Some(output) = output else { break };
-            self.carry_out(output, input);
+            match output {
+                Some(Output::Store { range, at }) => {
+                    if !run.takes(range, self.swarm.borrow().layout()) {
+                        self.store(&mut run);
+                    }
+                    run.add(range, &input[at]);
+                }
+                Some(output) => {
+                    self.store(&mut run);
+                    self.carry_out(output);
+                }
+                None if run.is_empty() => break,
+                // The store's verdict may bring more.
+                None => self.store(&mut run),
+            }
         }
         let next = self.swarm.borrow().next_timeout();
         if next < self.armed.get() {
@@ -170,12 +185,13 @@ impl Host {
         }
     }
 
-    fn carry_out(self: &Rc<Self>, output: Output, input: &[u8]) {
+    fn carry_out(self: &Rc<Self>, output: Output) {
         let Some(shard) = self.shard.upgrade() else {
             return;
         };
         match output {
-            Output::Store { range, at } => self.store(&shard, range, &input[at]),
+            // Gathered into runs by `drain`.
+            Output::Store { .. } => {}
             Output::Wake { peer } => {
                 if let Some(conn) = self.peers.borrow().get(&peer) {
                     conn.wake.notify_one();
@@ -224,11 +240,17 @@ impl Host {
         }
     }
 
-    fn store(self: &Rc<Self>, shard: &Rc<Shard>, range: ByteRange, data: &[u8]) {
+    fn store(self: &Rc<Self>, run: &mut Run<'_>) {
+        let (range, parts) = run.take();
+        let Some(shard) = self.shard.upgrade().filter(|_| !parts.is_empty()) else {
+            return;
+        };
         let now = shard.now();
         let wants_digests = |piece| self.swarm.borrow().wants_digests(piece);
-        let make_room = |bytes| room::make(shard, bytes);
-        let verdict = self.shelf.write(now, range, data, make_room, wants_digests);
+        let make_room = |bytes| room::make(&shard, bytes);
+        let verdict = self
+            .shelf
+            .write(now, range, &parts, make_room, wants_digests);
         let Some((piece, verdict)) = verdict else {
             return;
         };
@@ -469,5 +491,38 @@ impl Host {
                 .handle_piece(now, piece, Verdict::Lost);
         }
         self.drain(&[]);
+    }
+}
+
+/// Bytes that follow each other in a piece, to be written at a stroke.
+#[derive(Default)]
+struct Run<'a> {
+    /// Of the torrent.
+    range: Option<ByteRange>,
+    parts: Vec<&'a [u8]>,
+}
+
+impl<'a> Run<'a> {
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether `range` goes on where the run ends, in the same piece.
+    fn takes(&self, range: ByteRange, layout: Option<&Arc<Layout>>) -> bool {
+        let (Some(run), Some(layout)) = (self.range, layout) else {
+            return self.is_empty();
+        };
+        run.end == range.start && layout.piece_of(run.start) == layout.piece_of(range.start)
+    }
+
+    fn add(&mut self, range: ByteRange, bytes: &'a [u8]) {
+        let start = self.range.map_or(range.start, |run| run.start);
+        self.range = Some(ByteRange::new(start, range.end));
+        self.parts.push(bytes);
+    }
+
+    fn take(&mut self) -> (ByteRange, Vec<&'a [u8]>) {
+        let range = self.range.take().unwrap_or(ByteRange { start: 0, end: 0 });
+        (range, std::mem::take(&mut self.parts))
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ use crate::units::ByteRange;
 
 /// Open at once for one torrent; beyond it the longest open is closed.
 const OPEN_MAX: usize = 256;
+/// Parts of one write (the kernel's IOV_MAX is 1024).
+const RUN_PARTS_MAX: usize = 256;
 /// What holes are punched in.
 const DISK_BLOCK_LEN: u64 = 4096;
 
@@ -151,9 +153,36 @@ impl Files {
         Ok(file)
     }
 
-    pub(crate) fn write(&self, segment: Segment, data: &[u8]) -> Result<(), Disk> {
+    /// `data` at `range` of the torrent; what falls on padding is dropped.
+    pub(crate) fn write(&self, range: ByteRange, data: &[u8]) -> Result<(), Disk> {
+        let mut rest = data;
+        for segment in self.layout.segments(range) {
+            let len = usize::try_from(segment.range.len()).expect("no longer than `data`");
+            let (part, after) = rest.split_at(len);
+            rest = after;
+            if !segment.pad {
+                let file = self.whole(segment.file)?;
+                file.write_all_at(part, segment.range.start)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Parts that follow each other, by as few calls as the kernel takes.
+    pub(crate) fn write_run(&self, segment: Segment, parts: &[&[u8]]) -> Result<(), Disk> {
         let file = self.whole(segment.file)?;
-        Ok(file.write_all_at(data, segment.range.start)?)
+        let mut at = segment.range.start;
+        for some in parts.chunks(RUN_PARTS_MAX) {
+            let slices: Vec<IoSlice<'_>> = some.iter().map(|part| IoSlice::new(part)).collect();
+            let len: u64 = some.iter().map(|part| part.len() as u64).sum();
+            let written = rustix::io::pwritev(&file, &slices, at).map_err(io::Error::from)?;
+            if (written as u64) < len {
+                // Cut short by a signal or a full disk: the plain way goes on, or says which.
+                write_rest(&file, some, at, written)?;
+            }
+            at += len;
+        }
+        Ok(())
     }
 
     /// Bytes of the torrent; padding reads as zeros.
@@ -298,4 +327,16 @@ pub(crate) fn open_beneath(
         other => other?,
     };
     Ok(File::from(fd))
+}
+
+/// What is left of `parts` at `at` once `written` bytes of them are written.
+fn write_rest(file: &File, parts: &[&[u8]], at: u64, written: usize) -> io::Result<()> {
+    let (mut at, mut skip) = (at, written);
+    for part in parts {
+        let rest = &part[skip.min(part.len())..];
+        file.write_all_at(rest, at + (part.len() - rest.len()) as u64)?;
+        skip = skip.saturating_sub(part.len());
+        at += part.len() as u64;
+    }
+    Ok(())
 }

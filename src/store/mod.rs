@@ -7,6 +7,7 @@ mod files;
 mod footprint;
 mod ledger;
 pub mod names;
+mod part;
 mod rehash;
 mod resume;
 mod standing;
@@ -17,9 +18,10 @@ mod torrent;
 mod verify;
 
 pub use crate::store::external::open_external;
+pub use crate::store::part::{Part, Parts};
 pub use crate::store::rehash::{RehashJob, Rehashed};
 pub use crate::store::sync::{SyncJob, Synced};
-pub use crate::store::torrent::{Part, Parts, Progress, Settled, Torrent};
+pub use crate::store::torrent::{Progress, Settled, Torrent};
 
 use std::fs::File;
 use std::io;

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
 
-use crate::ring::mapping::Mapping;
 use crate::store::Disk;
 use crate::store::Store;
 use crate::store::files::Files;
@@ -18,6 +16,7 @@ use crate::store::footprint::Footprint;
 use crate::store::ledger::Ledger;
 use crate::store::ledger::Start;
 use crate::store::ledger::piece_index;
+use crate::store::part::Parts;
 use crate::store::rehash::BOUNCE_LEN;
 use crate::store::rehash::RehashJob;
 use crate::store::rehash::Rehashed;
@@ -28,6 +27,7 @@ use crate::store::sync::Synced;
 use crate::store::verify::Hashing;
 use crate::torrent::hasher::Hasher;
 use crate::torrent::layout::Layout;
+use crate::torrent::layout::Segment;
 use crate::units::{BLOCK_LEN, ByteRange, InfoHash, PieceIndex, Time};
 
 /// Pieces begun and not complete at once.
@@ -55,20 +55,6 @@ pub struct Settled {
     /// Were in `have` and are not any more: to be fetched again, no peer's fault.
     pub lost: Vec<PieceIndex>,
 }
-
-/// A run of bytes as they are sent.
-#[derive(Clone)]
-pub enum Part {
-    Mapped {
-        map: Arc<Mapping>,
-        range: Range<usize>,
-    },
-    /// Padding (BEP 47), so many bytes.
-    Zeros(usize),
-}
-
-/// The parts of a range, in order.
-pub struct Parts(std::vec::IntoIter<Part>);
 
 /// One swarm's files, used on its shard only. May be opened on a blocking thread and sent there.
 pub struct Torrent {
@@ -198,7 +184,8 @@ impl Torrent {
         let (mut at, mut written) = (begin, 0);
         while let Some(gap) = hashing.gap(at..end) {
             let bytes = &data[(gap.start - begin) as usize..(gap.end - begin) as usize];
-            write_segments(&self.files, &self.layout, whole, &gap, bytes)?;
+            let range = ByteRange::new(u64::from(gap.start), u64::from(gap.end)).up(whole.start);
+            self.files.write(range, bytes)?;
             at = gap.end;
             written += bytes.len() as u64;
             hashing.add(gap, bytes);
@@ -207,6 +194,79 @@ impl Torrent {
             self.refused_len +=
                 footprint::stored_range_len(&self.layout, range).saturating_sub(written);
         }
+        self.hash_on(now, piece, whole)
+    }
+
+    /// As [`Self::write`], for bytes that lie apart in memory but follow each other in the piece:
+    /// one system call where nothing of them is written yet.
+    pub fn write_run(
+        &mut self,
+        now: Time,
+        range: ByteRange,
+        parts: &[&[u8]],
+    ) -> Result<Progress, Disk> {
+        let Some((piece, segment)) = self.untouched(range, parts)? else {
+            let (mut at, mut progress) = (range.start, Progress::Partial);
+            for part in parts {
+                let end = at + part.len() as u64;
+                progress = self.write(now, ByteRange::new(at, end), part)?;
+                at = end;
+            }
+            return Ok(progress);
+        };
+        self.files.write_run(segment, parts)?;
+        let whole = self.layout.piece_range(piece);
+        let hashing = self
+            .in_flight
+            .get_mut(&piece)
+            .expect("begun by `untouched`");
+        let mut at = within(whole, range.start);
+        for part in parts {
+            let end = at + u32::try_from(part.len()).expect("no longer than a piece");
+            hashing.add(at..end, part);
+            at = end;
+        }
+        self.hash_on(now, piece, whole)
+    }
+
+    /// Where `range` goes if it can be written at a stroke; its piece is begun then.
+    fn untouched(
+        &mut self,
+        range: ByteRange,
+        parts: &[&[u8]],
+    ) -> Result<Option<(PieceIndex, Segment)>, Disk> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let inside = !range.is_empty() && range.end <= self.layout.length();
+        if !inside || range.len() != len as u64 {
+            return Ok(None);
+        }
+        let piece = self.layout.piece_of(range.start);
+        let whole = self.layout.piece_range(piece);
+        let layout = Arc::clone(&self.layout);
+        let mut segments = layout.segments(range);
+        let (Some(segment), None) = (segments.next(), segments.next()) else {
+            return Ok(None);
+        };
+        if range.end > whole.end || segment.pad || self.have().contains(piece.at()) {
+            return Ok(None);
+        }
+        if !self.in_flight.contains_key(&piece) {
+            self.begin(piece, whole)?;
+        }
+        let span = within(whole, range.start)..within(whole, range.end);
+        let hashing = self.in_flight.get(&piece).expect("begun above");
+        let untouched = hashing.gap(span.clone()) == Some(span);
+        Ok(untouched.then_some((piece, segment)))
+    }
+
+    /// Hashes what can be hashed now; the verdict if that was the last of it.
+    fn hash_on(
+        &mut self,
+        now: Time,
+        piece: PieceIndex,
+        whole: ByteRange,
+    ) -> Result<Progress, Disk> {
+        let hashing = self.in_flight.get_mut(&piece).expect("was just written to");
         while let Some(ready) = hashing.ready() {
             let len = (ready.len()).min(BOUNCE_LEN);
             self.bounce.resize(BOUNCE_LEN, 0);
@@ -282,19 +342,7 @@ impl Torrent {
     /// The bytes of `range` for sending; the caller knows that they are verified. Checks that no
     /// file was cut short since.
     pub fn parts(&self, range: ByteRange) -> Result<Parts, Disk> {
-        let mut out = Vec::with_capacity(1);
-        for segment in self.layout.segments(range) {
-            let offset = |at| usize::try_from(at).map_err(|_| Disk::Full);
-            out.push(if segment.pad {
-                Part::Zeros(offset(segment.range.len())?)
-            } else {
-                Part::Mapped {
-                    map: self.files.map(segment.file)?,
-                    range: offset(segment.range.start)?..offset(segment.range.end)?,
-                }
-            });
-        }
-        Ok(Parts(out.into_iter()))
+        Parts::of(&self.files, &self.layout, range)
     }
 
     /// Fills `out` with the bytes of `range`, which is as long.
@@ -532,14 +580,6 @@ impl Drop for Torrent {
     }
 }
 
-impl Iterator for Parts {
-    type Item = Part;
-
-    fn next(&mut self) -> Option<Part> {
-        self.0.next()
-    }
-}
-
 impl Home {
     fn is_failed(&self) -> bool {
         self.syncs_failed >= SYNCS_FAILED_MAX
@@ -553,24 +593,4 @@ fn read_only() -> Disk {
 /// Offset of `at` from the piece's first byte.
 fn within(whole: ByteRange, at: u64) -> u32 {
     u32::try_from(at - whole.start).expect("R31 bounds a piece")
-}
-
-fn write_segments(
-    files: &Files,
-    layout: &Layout,
-    whole: ByteRange,
-    gap: &Range<u32>,
-    data: &[u8],
-) -> Result<(), Disk> {
-    let range = ByteRange::new(u64::from(gap.start), u64::from(gap.end)).up(whole.start);
-    let mut rest = data;
-    for segment in layout.segments(range) {
-        let len = usize::try_from(segment.range.len()).expect("no longer than `data`");
-        let (part, after) = rest.split_at(len);
-        rest = after;
-        if !segment.pad {
-            files.write(segment, part)?;
-        }
-    }
-    Ok(())
 }

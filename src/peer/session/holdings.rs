@@ -83,6 +83,36 @@ impl Holdings {
         }
     }
 
+    /// A bitfield that comes late: aria2 sends one in place of several `have`s. What it adds is
+    /// returned; what it leaves out is not taken away.
+    pub fn late_bitfield(&mut self, body: &[u8]) -> Result<Vec<PieceIndex>, PeerMisbehaved> {
+        let Some(count) = self.count else {
+            match &mut self.raw {
+                Some(raw) if raw.len() == body.len() => {
+                    raw.iter_mut()
+                        .zip(body)
+                        .for_each(|(have, more)| *have |= more);
+                }
+                Some(_) => return Err(PeerMisbehaved::drop("bitfield-of-another-size")),
+                raw => *raw = Some(body.to_vec()),
+            }
+            return Ok(Vec::new());
+        };
+        let told =
+            bitfield_pieces(body, count).ok_or(PeerMisbehaved::drop("bitfield-of-another-size"))?;
+        let new: Vec<_> = told.difference(&self.pieces).collect();
+        for piece in &new {
+            self.pieces.insert(*piece);
+        }
+        self.held += u32::try_from(new.len()).expect("at most the pieces");
+        let index = |piece| PieceIndex(u32::try_from(piece).expect("at most the pieces"));
+        Ok(new.into_iter().map(index).collect())
+    }
+
+    pub fn is_late(&self) -> bool {
+        self.late
+    }
+
     pub fn bitfield(&mut self, body: &[u8]) -> Result<(), PeerMisbehaved> {
         match self.count {
             Some(count) => self.set(body, count),

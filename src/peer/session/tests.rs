@@ -485,7 +485,24 @@ fn r40_long_extended_messages_are_passed_over_in_parts() {
 }
 
 #[test]
-fn r41_the_bitfield_comes_once_and_first() {
+fn a_late_bitfield_counts_as_haves() {
+    let mut session = raw(Some(PIECES), true);
+    let first = Message::Bitfield(&[0x80, 0, 0]);
+    let later = Message::Bitfield(&[0x81, 0, 0x10]);
+    let new = [Event::Have(PieceIndex(7)), Event::Have(PieceIndex(19))];
+    let events = say(&mut session, &[first, later, later]).unwrap();
+    assert_eq!(events[0], Event::Bitfield);
+    assert_eq!(events[1..], new);
+    let wrong = Message::Bitfield(&[0, 0, 0x01]);
+    assert_eq!(why(say(&mut session, &[wrong])), "bitfield-of-another-size");
+    let mut session = raw(None, true);
+    say(&mut session, &[first, later]).unwrap();
+    session.know_pieces(PIECES, 20_000).unwrap();
+    assert_eq!(session.pieces().ones().collect::<Vec<_>>(), [0, 7, 19]);
+}
+
+#[test]
+fn r41_have_all_comes_once_and_first() {
     let bits = Message::Bitfield(&[0xff, 0xff, 0xf0]);
     for before in [
         bits,
@@ -493,8 +510,6 @@ fn r41_the_bitfield_comes_once_and_first() {
         Message::HaveNone,
         Message::Interested,
     ] {
-        let mut session = raw(Some(PIECES), true);
-        assert_eq!(why(say(&mut session, &[before, bits])), "bitfield-late");
         let mut session = raw(Some(PIECES), true);
         assert_eq!(
             why(say(&mut session, &[before, Message::HaveAll])),
