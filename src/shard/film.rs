@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::rc::Weak;
@@ -29,6 +28,7 @@ use crate::shard::kept::Kept;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
 use crate::shard::origin::Sink;
+use crate::shard::sites::Sites;
 use crate::stub::address::Address;
 use crate::stub::gate::Provenance;
 use crate::stub::media;
@@ -52,8 +52,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 const METADATA_WAIT: Duration = Duration::from_secs(60);
 /// An origin has this long to confirm a film to a site.
 const CONFIRM_WAIT: Duration = Duration::from_secs(10);
-/// Sites remembered of one film.
-const SITES_MAX: usize = 64;
 /// Web seeds joined of one torrent.
 const WEB_SEEDS_MAX: usize = 8;
 
@@ -70,7 +68,7 @@ pub struct Film {
     /// What the first bytes are (R18); `None` until somebody has looked.
     pub sniffed: Cell<Option<Option<Media>>>,
     /// Sites that have seen this film's origin answer (R13).
-    pub sites: RefCell<BTreeSet<String>>,
+    pub sites: Sites,
     kept: Kept,
     pub used_at: Cell<Time>,
     since: Time,
@@ -123,7 +121,7 @@ impl Film {
             events: RefCell::default(),
             wake: Notify::new(),
             sniffed: Cell::new(None),
-            sites: RefCell::default(),
+            sites: Sites::default(),
             kept: Kept::default(),
             used_at: Cell::new(now),
             since: now,
@@ -506,6 +504,12 @@ impl Film {
         }
     }
 
+    /// Whether the origin's own bytes can still be had, one way or another.
+    pub fn has_origin(&self) -> bool {
+        let origin = self.origin.as_ref();
+        origin.is_some_and(|origin| !origin.changed.get() && origin.down_until().is_none())
+    }
+
     /// Whether readers must be served by the origin although the film has a swarm.
     pub fn origin_only(&self, host: &Host, now: Time) -> bool {
         let usable = self
@@ -532,23 +536,10 @@ impl Film {
         same && !host.shelf.is_full(now) && !host.ended.get()
     }
 
-    /// R13: the site has heard from the origin itself that the film exists.
-    pub fn note_site(&self, from: &Provenance) {
-        if let Some(site) = &from.site {
-            let mut sites = self.sites.borrow_mut();
-            if sites.len() < SITES_MAX {
-                sites.insert(site.clone());
-            }
-        }
-    }
-
     /// R13: a site's first request for a film that others watched waits for the origin's answer,
     /// so that no page can tell what was watched by how fast it starts.
     pub async fn confirm_site(&self, from: &Provenance) {
-        let known = from
-            .site
-            .as_ref()
-            .is_none_or(|site| self.sites.borrow().contains(site));
+        let known = self.sites.knows(from);
         let Some(origin) = self.origin.as_ref().filter(|_| !known) else {
             return;
         };
@@ -563,7 +554,7 @@ impl Film {
             () = answered => {}
             () = runtime::sleep(CONFIRM_WAIT) => origin.abandon(key),
         }
-        self.note_site(from);
+        self.sites.note(from);
     }
 
     fn remember(&self, shard: &Rc<Shard>, metainfo: &Metainfo) {

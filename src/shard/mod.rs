@@ -16,6 +16,7 @@ pub mod peer;
 pub mod reader;
 pub mod room;
 pub mod seed;
+pub mod sites;
 pub mod sources;
 pub mod stub;
 pub mod tally;

@@ -76,7 +76,7 @@ pub async fn reply(
     };
     film.handle_origin_head(&head, total);
     if request.provenance.web {
-        film.note_site(&request.provenance);
+        film.sites.note(&request.provenance);
         look(film, &origin, &first).await;
         if !matches!(film.sniffed.get(), Some(Some(_))) {
             return player.fail(shard, request, &NOT_MEDIA).await;

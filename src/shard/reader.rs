@@ -28,7 +28,7 @@ const SEND_MAX: u64 = 1024 * 1024;
 /// A socket that takes nothing for this long belongs to a paused player.
 const BLOCKED_AFTER: Duration = Duration::from_millis(300);
 /// How often a waiting reader looks whether anything can still come.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A page's first request may wait this long for the first bytes to be looked at.
 const SNIFF_WAIT: Duration = Duration::from_secs(30);
 
@@ -105,7 +105,8 @@ impl Request<'_> {
         while left > 0 {
             let ready = host.swarm.borrow().readable(reader.key);
             if ready.is_empty() {
-                if film.origin_only(host, shard.now()) {
+                let stranded = host.swarm.borrow().is_stranded(reader.key);
+                if film.origin_only(host, shard.now()) || stranded && film.has_origin() {
                     let rest = ByteRange::new(range.end - left, range.end);
                     let rest = passthrough::go_on(player, shard, film, rest);
                     return Box::pin(rest).await;
