@@ -15,9 +15,9 @@ use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
 pub const QUEUE_MAX: u32 = 128;
 /// A fast peer has no more queued than it sends in this time beyond the round trip, or half of
 /// that: a seek is not behind more.
-const QUEUE: Duration = Duration::from_millis(2);
+const QUEUE: Duration = Duration::from_millis(1);
 /// Blocks that are asked of it whatever its rate.
-const QUEUE_MIN: u32 = 24;
+const QUEUE_MIN: u32 = 16;
 /// A block is late when it is so much later than expected, at least.
 const LATE_MIN: Duration = Duration::from_millis(250);
 /// A late peer's blocks are looked at again after this long.
