@@ -1,4 +1,9 @@
 //! What was typed, and what it means; limits named once and asserted against each other.
+#![allow(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    reason = "clap prints the comments on options as they are"
+)]
 
 mod directories;
 mod size;

@@ -25,7 +25,7 @@ pub struct Api {
 /// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ask the shards, then call [`Api::stats`] or [`Api::metrics`].
+    /// Ask the shards, then call [`Api::render`].
     NeedsStats(Page),
     Reply(Vec<u8>),
 }

@@ -1,4 +1,9 @@
 //! The command line, as typed.
+#![allow(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    reason = "clap prints the comments on options as they are"
+)]
 
 use std::ffi::OsString;
 use std::path::PathBuf;
