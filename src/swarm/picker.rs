@@ -62,7 +62,7 @@ impl Picker<'_> {
         readers.any(|(_, reader)| self.window(reader).contains(&piece.0))
     }
 
-    /// Whether some reader needs the piece within [`SEEK_SPARES_S`], so that a seek does not take
+    /// Whether some reader needs the piece within `SEEK_SPARES_S`, so that a seek does not take
     /// it back.
     pub fn is_due(&self, piece: PieceIndex) -> bool {
         let mut readers = self.readers.iter();
