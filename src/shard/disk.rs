@@ -33,10 +33,6 @@ impl Shelf {
         *self.torrent.borrow_mut() = Some(torrent);
     }
 
-    pub fn is_open(&self) -> bool {
-        self.torrent.borrow().is_some()
-    }
-
     pub fn good(&self) -> u64 {
         self.good.get()
     }

@@ -87,11 +87,7 @@ pub async fn reply(
     let Some(body) = plan.body else {
         drop(first);
         let sent = player.sender.send_all(plan.head, false).await;
-        return if sent.is_ok() && plan.keep_alive {
-            Ended::Kept
-        } else {
-            Ended::Closed
-        };
+        return Ended::kept_if(sent.is_ok() && plan.keep_alive);
     };
     if player.sender.send_all(plan.head, false).await.is_err() {
         return Ended::Closed;
@@ -100,11 +96,7 @@ pub async fn reply(
     pass.chunked = matches!(plan.framing, Framing::Chunked);
     let whole = pass.run(player, shard, film, Some(request)).await;
     film.hand_kept().await;
-    if whole && plan.keep_alive {
-        Ended::Kept
-    } else {
-        Ended::Closed
-    }
+    Ended::kept_if(whole && plan.keep_alive)
 }
 
 /// The rest of a reply whose swarm cannot store any more.
@@ -175,11 +167,7 @@ async fn beyond(player: &mut Player, film: &Rc<Film>, request: &Request<'_>, len
     let plan = reply::plan(request.head, &entity, &request.provenance, request.last);
     // A body would have to be fetched first; only an unforeseen answer of the origin leads here.
     let sent = plan.body.is_none() && player.sender.send_all(plan.head, false).await.is_ok();
-    if sent && plan.keep_alive {
-        Ended::Kept
-    } else {
-        Ended::Closed
-    }
+    Ended::kept_if(sent && plan.keep_alive)
 }
 
 const BUSY: Failure = Failure::new(503, "origin-busy", "the video's web server is busy");

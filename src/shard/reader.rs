@@ -57,11 +57,7 @@ impl Request<'_> {
         let plan = reply::plan(self.head, &entity, &self.provenance, self.last);
         let Some(range) = plan.body else {
             let sent = player.sender.send_all(plan.head, false).await;
-            return if sent.is_ok() && plan.keep_alive {
-                Ended::Kept
-            } else {
-                Ended::Closed
-            };
+            return Ended::kept_if(sent.is_ok() && plan.keep_alive);
         };
         let reader = OpenReader::new(host, file, range);
         let ready = !host.swarm.borrow().readable(reader.key).is_empty();
@@ -70,11 +66,7 @@ impl Request<'_> {
             return Ended::Closed;
         }
         let sent = self.stream(player, shard, film, &reader, range).await;
-        if sent && plan.keep_alive {
-            Ended::Kept
-        } else {
-            Ended::Closed
-        }
+        Ended::kept_if(sent && plan.keep_alive)
     }
 
     /// Goes on with a reply whose first part passed through; `range` of the file is left.

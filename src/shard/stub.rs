@@ -55,6 +55,12 @@ pub enum Ended {
     Closed,
 }
 
+impl Ended {
+    pub fn kept_if(kept: bool) -> Self {
+        if kept { Self::Kept } else { Self::Closed }
+    }
+}
+
 /// Takes players in, for ever.
 pub async fn accept(shard: Rc<Shard>, listener: Listener) {
     loop {
@@ -115,11 +121,7 @@ impl Player {
                 }
                 Ok(Route::Reply(plan)) => {
                     let sent = self.sender.send_all(plan.head, false).await;
-                    let ended = if plan.keep_alive {
-                        Ended::Kept
-                    } else {
-                        Ended::Closed
-                    };
+                    let ended = Ended::kept_if(plan.keep_alive);
                     sent.is_ok() && self.next(shard, &head, ended)
                 }
                 Ok(Route::Elsewhere(home)) => return self.hand_over(shard, home).await,

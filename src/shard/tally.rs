@@ -17,8 +17,6 @@ pub struct Tally {
     pub passed: Cell<u64>,
     pub to_players: Cell<u64>,
     first_byte: RefCell<FirstByte>,
-    /// What swarms that are gone had counted.
-    buried: RefCell<Stats>,
 }
 
 #[derive(Default)]
@@ -41,12 +39,6 @@ impl Tally {
         first_byte.sum_s += wait_s;
     }
 
-    /// Keeps the counters of a swarm that ends, so that totals never fall.
-    pub fn bury(&self, mut last: Stats) {
-        last.swarms.clear();
-        self.buried.borrow_mut().add(last);
-    }
-
     pub fn stats(&self) -> Stats {
         let first_byte = self.first_byte.borrow();
         let mut stats = Stats {
@@ -64,7 +56,6 @@ impl Tally {
             stats.add_origin_bytes(cause, 0);
         }
         stats.add_origin_bytes(Cause::Passthrough, self.passed.get());
-        stats.add(self.buried.borrow().clone());
         stats
     }
 }
