@@ -11,12 +11,14 @@ use crate::store::Progress;
 use crate::store::Settled;
 use crate::store::Torrent;
 use crate::swarm::Verdict;
+use crate::swarm::losses::PAUSE_MAX;
 use crate::units::ByteRange;
 use crate::units::PieceIndex;
 use crate::units::Time;
 
-/// How long a swarm that found its disk full leaves it alone.
-const FULL_PAUSE: Duration = Duration::from_secs(10);
+/// Readers go round a store whose disk was found full for so long: until the swarm surely asks for
+/// pieces again.
+const FULL_PAUSE: Duration = PAUSE_MAX;
 
 /// None until the metainfo is known.
 #[derive(Default)]

@@ -123,6 +123,9 @@ impl Swarm {
         let Some(torrent) = &self.torrent else {
             return;
         };
+        if self.losses.pauses_all() {
+            return;
+        }
         let length = torrent.layout.length();
         let mut order: Vec<(f64, usize)> = Vec::new();
         for (key, reader) in &self.readers {

@@ -8,6 +8,7 @@
 pub mod blocks;
 pub mod choker;
 pub mod dialer;
+pub mod losses;
 pub mod metadata;
 pub mod outlook;
 pub mod peers;
@@ -38,6 +39,7 @@ use slab::Slab;
 
 use crate::swarm::choker::Choker;
 use crate::swarm::dialer::Dialer;
+use crate::swarm::losses::Losses;
 use crate::swarm::metadata::Metadata;
 use crate::swarm::peers::Peers;
 use crate::swarm::picker::{Asker, Picker};
@@ -119,7 +121,8 @@ pub enum Verdict {
     Bad {
         digests: Vec<[u8; 20]>,
     },
-    /// A disk error, or evicted: fetched again if wanted, nobody is blamed.
+    /// A disk error, or evicted: fetched again if wanted, nobody is blamed. What could not be
+    /// stored in the first place is asked for only after a pause.
     Lost,
 }
 
@@ -197,6 +200,7 @@ pub struct Swarm {
     rates: VecDeque<(ByteRange, f64)>,
     supply: Supply,
     suspects: Suspects,
+    losses: Losses,
     want_all: bool,
     upload_only: bool,
     shut_down: bool,
@@ -247,6 +251,7 @@ impl Swarm {
             legacy: None,
             rates: VecDeque::new(),
             suspects: Suspects::default(),
+            losses: Losses::default(),
             want_all: false,
             upload_only: false,
             shut_down: false,
@@ -374,7 +379,8 @@ impl Swarm {
             .dial_at()
             .min(self.choker.next_timeout())
             .min(self.plan_at)
-            .min(self.supply.next_late());
+            .min(self.supply.next_late())
+            .min(self.losses.next_timeout());
         for (_, peer) in self.peers.iter() {
             if let Some(session) = &peer.session {
                 next = next.min(session.next_timeout()).min(peer.next_look());
@@ -398,6 +404,7 @@ impl Swarm {
             self.choose_uploads(now, false);
             self.hurry_metadata();
         }
+        self.retry_lost(now);
         self.replan |= now >= self.plan_at;
         self.settle(now);
     }
@@ -523,9 +530,10 @@ impl Swarm {
         asked
     }
 
-    /// Somebody wants bytes that lack.
+    /// Somebody wants bytes that lack, and the disk takes them.
     fn wanting(&self) -> bool {
-        !self.is_complete() && (self.want_all || !self.readers.is_empty())
+        let wanted = self.want_all || !self.readers.is_empty();
+        wanted && !self.is_complete() && !self.losses.pauses_all()
     }
 
     /// Nobody is to bring this block any more, as far as this peer goes.

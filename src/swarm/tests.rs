@@ -361,6 +361,59 @@ fn never_means_never() {
 }
 
 #[test]
+fn a_full_disk_is_tried_again_after_pauses_that_grow() {
+    for by_origin in [false, true] {
+        let mut world = World::new(16 * MIB, 256 << 10);
+        let viewer = world.viewer();
+        if by_origin {
+            world.origin(viewer, 50, 5e6, true);
+        } else {
+            let seed = world.seed(5e6);
+            world.connect(viewer, seed);
+        }
+        world.nodes[viewer].store.full = Some(|_| true);
+        world.play(viewer, world.file(), None);
+        world.run_for(Duration::from_secs(60));
+        let brought = |world: &World| {
+            let bytes = world.nodes[viewer].swarm.stats().bytes;
+            bytes.from_peers + bytes.from_origin
+        };
+        // Nine tries; at full rate it would be 300 MB.
+        let tried = brought(&world);
+        assert!(tried > 0 && tried < 40 * MIB, "{tried}");
+        world.run_for(Duration::from_millis(500));
+        let before = brought(&world);
+        world.run_for(Duration::from_millis(500));
+        assert_eq!(brought(&world), before);
+        world.nodes[viewer].store.full = None;
+        world.run_until(world.now + Duration::from_secs(40), |world| {
+            done(world, viewer)
+        });
+        assert!(done(&world, viewer));
+        assert!(world.nodes[viewer].banned.is_empty());
+    }
+}
+
+#[test]
+fn a_piece_that_cannot_be_stored_holds_up_no_other() {
+    let mut world = World::new(16 * MIB, 256 << 10);
+    let viewer = world.viewer();
+    let seed = world.seed(5e6);
+    world.connect(viewer, seed);
+    // A reader waits for it, too.
+    world.nodes[viewer].store.full = Some(|piece| piece.0 == 0);
+    world.play(viewer, world.file(), None);
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.nodes[viewer].swarm.have().count_ones(..), 63);
+    let stats = world.nodes[viewer].swarm.stats();
+    let again = stats.bytes.from_peers - 63 * (256 << 10);
+    assert!(again > 0 && again <= 6 * (256 << 10), "{again}");
+    world.nodes[viewer].store.full = None;
+    world.run_until(secs(70), |world| done(world, viewer));
+    assert!(done(&world, viewer) && world.nodes[viewer].complete);
+}
+
+#[test]
 fn a_lost_piece_is_fetched_again_and_nobody_blamed() {
     let mut world = World::new(4 * MIB, 256 << 10);
     let viewer = world.viewer();

@@ -13,7 +13,7 @@ impl Swarm {
         match verdict {
             Verdict::Good { digests } => self.handle_good(now, piece, digests.as_deref()),
             Verdict::Bad { digests } => self.handle_bad(now, piece, digests),
-            Verdict::Lost => self.handle_lost(piece),
+            Verdict::Lost => self.handle_lost(now, piece),
         }
         self.advance_readers(now);
         self.settle(now);
@@ -52,6 +52,7 @@ impl Swarm {
             return;
         }
         torrent.left -= 1;
+        self.losses.handle_good(piece);
         let was_full = !torrent.requests.has_room();
         let owed = torrent.requests.finish(piece);
         self.deal |= was_full;
@@ -81,7 +82,7 @@ impl Swarm {
             return;
         };
         let Some(started) = torrent.requests.get(piece) else {
-            return self.handle_lost(piece);
+            return self.handle_lost(now, piece);
         };
         let senders: Vec<_> = started.senders().collect();
         self.stats.bad_pieces += 1;
@@ -137,15 +138,19 @@ impl Swarm {
         best.map(|(key, _)| Only::Peer(key))
     }
 
-    fn handle_lost(&mut self, piece: PieceIndex) {
+    fn handle_lost(&mut self, now: Time, piece: PieceIndex) {
         let Some(torrent) = &mut self.torrent else {
             return;
         };
-        if self.have.contains(piece.at()) {
+        let owed = if self.have.contains(piece.at()) {
             self.have.set(piece.at(), false);
             torrent.left += 1;
-        }
-        let owed = torrent.requests.lose(piece);
+            torrent.requests.lose(piece)
+        } else {
+            self.losses.handle_lost(now, piece);
+            // As if it were here nobody is asked for it, until `retry_lost`.
+            torrent.requests.finish(piece)
+        };
         // What the same input brings of it is written after this verdict.
         self.outputs.push_back(Output::Forget { piece });
         for (block, key) in owed {
@@ -159,6 +164,23 @@ impl Swarm {
         }
         self.deal = true;
         self.replan = true;
+    }
+
+    /// Pieces that the disk did not take may be asked for again, if their pause is over.
+    pub(in crate::swarm) fn retry_lost(&mut self, now: Time) {
+        let paused = self.losses.pauses_all();
+        let lost = self.losses.handle_timeout(now);
+        let resumed = paused && !self.losses.pauses_all();
+        if let Some(torrent) = &mut self.torrent {
+            for &piece in &lost {
+                torrent.requests.lose(piece);
+            }
+        }
+        if resumed {
+            self.interest_all();
+        }
+        self.deal |= resumed || !lost.is_empty();
+        self.replan |= self.deal;
     }
 
     fn carry_out(&mut self, now: Time, ruling: Ruling) {

@@ -63,6 +63,8 @@ pub struct Store {
     by_origin: FixedBitSet,
     counts: Vec<u32>,
     pub verified: FixedBitSet,
+    /// It has no room for this piece.
+    pub full: Option<fn(PieceIndex) -> bool>,
 }
 
 pub struct Player {
@@ -626,6 +628,7 @@ impl Store {
             by_origin: FixedBitSet::with_capacity(length),
             counts: vec![0; layout.piece_count() as usize],
             verified: have.clone(),
+            full: None,
         }
     }
 
@@ -640,6 +643,9 @@ impl Store {
         let whole = self.layout.piece_range(piece);
         assert!(range.end <= whole.end, "a write lies inside one piece");
         assert_eq!(range.len(), bytes.len() as u64);
+        if self.full.is_some_and(|full| full(piece)) {
+            return Some((piece, Verdict::Lost));
+        }
         assert!(
             !self.verified.contains(piece.at()),
             "a verified piece is not written"
