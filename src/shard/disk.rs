@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::ring::runtime;
 use crate::store::Disk;
 use crate::store::Parts;
@@ -28,6 +30,9 @@ pub struct Shelf {
     full_until: Cell<Time>,
     /// Pieces verified in this run.
     good: Cell<u64>,
+    /// A sync job is out; told when it is back.
+    syncing: Cell<bool>,
+    synced: Notify,
 }
 
 impl Shelf {
@@ -182,16 +187,19 @@ impl Shelf {
         let Some(job) = job else {
             return Settled::default();
         };
-        match runtime::blocking(move || job.run()).await {
-            Ok(synced) => {
-                let mut torrent = self.torrent.borrow_mut();
-                torrent
-                    .as_mut()
-                    .map(|torrent| torrent.handle_synced(synced))
-                    .unwrap_or_default()
-            }
+        self.syncing.set(true);
+        let synced = runtime::blocking(move || job.run()).await;
+        self.syncing.set(false);
+        self.synced.notify_waiters();
+        let mut torrent = self.torrent.borrow_mut();
+        let Some(torrent) = torrent.as_mut() else {
+            return Settled::default();
+        };
+        match synced {
+            Ok(synced) => torrent.handle_synced(synced),
             Err(error) => {
                 tracing::error!(%error, "the store was not made durable");
+                torrent.handle_unsynced();
                 Settled::default()
             }
         }
@@ -219,12 +227,74 @@ impl Shelf {
         }
     }
 
-    /// Ends the store in order: everything in it is durable and needs no second look.
-    pub fn close(&self) {
-        if let Some(torrent) = self.torrent.borrow_mut().take()
-            && let Err(error) = torrent.close()
-        {
+    /// Ends the store in order, off the shard: everything in it is durable and needs no second
+    /// look. Waits for the sync job that is out.
+    pub async fn close(&self) {
+        loop {
+            let synced = self.synced.notified();
+            if !self.syncing.get() {
+                break;
+            }
+            synced.await;
+        }
+        let Some(torrent) = self.torrent.borrow_mut().take() else {
+            return;
+        };
+        let closed = runtime::blocking(move || torrent.close().map_err(|error| error.to_string()));
+        if let Err(error) | Ok(Err(error)) = closed.await.map_err(|error| error.to_string()) {
             tracing::warn!(%error, "the store did not close cleanly");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::store::Limits;
+    use crate::store::Store;
+    use crate::torrent::metainfo;
+    use crate::torrent::metainfo::Metainfo;
+
+    /// The journal's last word after a clean end.
+    const CLOSED: u8 = 9;
+
+    #[test]
+    fn a_close_waits_for_the_sync_that_is_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let film = vec![7; 100_000];
+        let meta = Metainfo::parse(&metainfo::make("film", 65_536, &film)).unwrap();
+        let limits = Limits {
+            reserve: 0,
+            reserve_percent: 0,
+            ..Limits::default()
+        };
+        let store = Store::open(dir.path(), limits).unwrap();
+        let shelf = Rc::new(Shelf::default());
+        let mut torrent = store.open_torrent(&meta).unwrap();
+        let first = meta.layout.piece_range(PieceIndex(0));
+        torrent.write(Time::ZERO, first, &film[..65_536]).unwrap();
+        shelf.open(torrent);
+        runtime::run(async {
+            let syncing = {
+                let shelf = shelf.clone();
+                runtime::spawn(async move { shelf.sync().await })
+            };
+            while !shelf.syncing.get() {
+                runtime::breathe().await;
+            }
+            shelf.close().await;
+            assert!(!shelf.syncing.get());
+            drop(syncing);
+        })
+        .unwrap();
+        // Trusted as it is, though nobody may write to it any more.
+        let journal = dir.path().join(meta.info_hash.to_string()).join("journal");
+        let journal = std::fs::read(journal).unwrap();
+        let last = journal.chunks(32).rfind(|record| record[0] != 0).unwrap();
+        assert_eq!(last[0], CLOSED);
+        let torrent = store.open_torrent(&meta).unwrap();
+        assert_eq!(torrent.have().count_ones(..), 1);
     }
 }

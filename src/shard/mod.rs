@@ -141,7 +141,7 @@ impl Shard {
         }
         for host in &hosts {
             host.sync().await;
-            host.shelf.close();
+            host.shelf.close().await;
         }
         for host in &hosts {
             while !host.announcer.borrow().stopped() {

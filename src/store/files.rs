@@ -57,6 +57,7 @@ impl Drop for Place {
 
 struct Handle {
     file: Arc<File>,
+    writable: bool,
     map: Option<Arc<Mapping>>,
     turn: u64,
 }
@@ -89,7 +90,15 @@ impl Files {
         if let Some(handle) = self.open.borrow().get(&index) {
             return Ok(Arc::clone(&handle.file));
         }
-        let file = Arc::new(self.open_file(index)?);
+        let (file, writable) = match self.open_file(index, OFlags::RDWR) {
+            // A disk that turned read-only is still good for what is on it.
+            Err(Disk::Io(error)) if is_refused(&error) => {
+                let file = self.open_file(index, OFlags::RDONLY);
+                (file.map_err(|_| Disk::Io(error))?, false)
+            }
+            file => (file?, true),
+        };
+        let file = Arc::new(file);
         let mut open = self.open.borrow_mut();
         if open.len() >= OPEN_MAX {
             let oldest = open.iter().min_by_key(|(_, handle)| handle.turn);
@@ -99,6 +108,7 @@ impl Files {
         let turn = self.turn.replace(self.turn.get() + 1);
         let handle = Handle {
             file: Arc::clone(&file),
+            writable,
             map: None,
             turn,
         };
@@ -106,16 +116,31 @@ impl Files {
         Ok(file)
     }
 
-    fn open_file(&self, index: usize) -> Result<File, Disk> {
+    /// As [`Self::file`], to be changed.
+    pub(crate) fn writable(&self, index: usize) -> Result<Arc<File>, Disk> {
+        for _ in 0..2 {
+            let file = self.file(index)?;
+            let mut open = self.open.borrow_mut();
+            if open.get(&index).is_some_and(|handle| handle.writable) {
+                return Ok(file);
+            }
+            // The disk may have recovered since it was opened.
+            open.remove(&index);
+        }
+        Err(Disk::Io(io::ErrorKind::ReadOnlyFilesystem.into()))
+    }
+
+    /// `access` is for the store's own files; somebody else's are never written to.
+    fn open_file(&self, index: usize, access: OFlags) -> Result<File, Disk> {
         debug_assert!(!self.layout.files()[index].pad, "padding has no file");
         let file = match &*self.place {
             Place::Store(dir) => {
-                let (create, mode) = if self.create {
+                let (create, mode) = if self.create && access == OFlags::RDWR {
                     (OFlags::CREATE, Mode::RUSR | Mode::WUSR)
                 } else {
                     (OFlags::empty(), Mode::empty())
                 };
-                open_beneath(dir, &index.to_string(), OFlags::RDWR | create, mode)?
+                open_beneath(dir, &index.to_string(), access | create, mode)?
             }
             Place::External(base, paths) => {
                 let path = paths.get(index).and_then(Option::as_ref);
@@ -146,7 +171,10 @@ impl Files {
 
     /// The open file, not cut short since.
     pub(crate) fn whole(&self, index: usize) -> Result<Arc<File>, Disk> {
-        let file = self.file(index)?;
+        self.check_len(index, self.file(index)?)
+    }
+
+    fn check_len(&self, index: usize, file: Arc<File>) -> Result<Arc<File>, Disk> {
         if size(&file)? < self.len(index) {
             return Err(Disk::Truncated);
         }
@@ -161,7 +189,7 @@ impl Files {
             let (part, after) = rest.split_at(len);
             rest = after;
             if !segment.pad {
-                let file = self.whole(segment.file)?;
+                let file = self.check_len(segment.file, self.writable(segment.file)?)?;
                 file.write_all_at(part, segment.range.start)?;
             }
         }
@@ -170,7 +198,7 @@ impl Files {
 
     /// Parts that follow each other, by as few calls as the kernel takes.
     pub(crate) fn write_run(&self, segment: Segment, parts: &[&[u8]]) -> Result<(), Disk> {
-        let file = self.whole(segment.file)?;
+        let file = self.check_len(segment.file, self.writable(segment.file)?)?;
         let mut at = segment.range.start;
         for some in parts.chunks(RUN_PARTS_MAX) {
             let slices: Vec<IoSlice<'_>> = some.iter().map(|part| IoSlice::new(part)).collect();
@@ -243,7 +271,7 @@ impl Files {
             if start >= end {
                 continue;
             }
-            let file = self.file(segment.file)?;
+            let file = self.writable(segment.file)?;
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&file, flags, start, end - start).map_err(io::Error::from)?;
         }
@@ -291,6 +319,11 @@ impl Files {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::statat(dir, index.to_string(), flags).map_or(0, |stat| blocks_len(&stat))
     }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::ROFS | Errno::ACCESS))
 }
 
 fn is_regular(stat: &Stat) -> bool {

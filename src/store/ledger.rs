@@ -57,6 +57,8 @@ pub(crate) struct Ledger {
 /// What the job that is out covers.
 struct Job {
     unsynced: FixedBitSet,
+    unsynced_len: u64,
+    unsynced_since: Time,
     lost: BTreeSet<PieceIndex>,
     dirty: BTreeSet<usize>,
 }
@@ -117,7 +119,7 @@ impl Ledger {
         if self.stirred.contains(&index) {
             return Ok(());
         }
-        let file = files.file(index)?;
+        let file = files.writable(index)?;
         let len = files.len(index);
         if crate::store::files::size(&file)? < len {
             file.set_len(len)?;
@@ -213,11 +215,11 @@ impl Ledger {
         let none = FixedBitSet::with_capacity(self.unsynced.len());
         self.job = Some(Job {
             unsynced: std::mem::replace(&mut self.unsynced, none),
+            unsynced_len: std::mem::take(&mut self.unsynced_len),
+            unsynced_since: std::mem::replace(&mut self.unsynced_since, Time::NEVER),
             lost: std::mem::take(&mut self.lost),
             dirty: std::mem::take(&mut self.dirty),
         });
-        self.unsynced_len = 0;
-        self.unsynced_since = Time::NEVER;
         Some(SyncJob {
             files: open,
             journal: self.journal.file(),
@@ -225,6 +227,18 @@ impl Ledger {
             slot,
             epoch: self.epoch,
         })
+    }
+
+    /// The job that is out was never run: what it covers is for the next.
+    pub(crate) fn handle_unrun(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.unsynced.union_with(&job.unsynced);
+            self.unsynced_len += job.unsynced_len;
+            self.unsynced_since = self.unsynced_since.min(job.unsynced_since);
+            self.lost.extend(job.lost);
+            self.dirty.extend(job.dirty);
+            self.made_files = true;
+        }
     }
 
     /// The pieces that the failed job was to make safe; none if it did.
@@ -241,12 +255,13 @@ impl Ledger {
         job.unsynced.ones().map(piece_index).collect()
     }
 
-    /// The torrent is closed cleanly: everything is synced, and files have times again.
+    /// The torrent is closed cleanly: everything is synced, and files have times again. Not while
+    /// a job is out: should its sync fail, the kernel tells it alone, and ours would prove nothing.
     pub(crate) fn close(mut self, files: &Files) -> Result<(), Disk> {
-        self.flush()?;
-        if let Some(job) = self.job.take() {
-            self.dirty.extend(job.dirty);
+        if self.job.is_some() {
+            return Err(Disk::Io(io::ErrorKind::ResourceBusy.into()));
         }
+        self.flush()?;
         for &index in &self.dirty {
             files.file(index)?.sync_data()?;
         }
@@ -346,7 +361,7 @@ fn weigh(
             sound.insert(index);
         }
         if size > len {
-            let file = files.file(index)?;
+            let file = files.writable(index)?;
             file.set_len(len)?;
             mark = FileMark::of(&file, true)?;
         }

@@ -18,7 +18,8 @@ pub struct SyncJob {
     pub(crate) epoch: u32,
 }
 
-/// What came of a [`SyncJob`]; for [`crate::store::Torrent::handle_synced`].
+/// What came of a [`SyncJob`]; for [`crate::store::Torrent::handle_synced`]. Without any:
+/// [`crate::store::Torrent::handle_unsynced`].
 #[derive(Debug)]
 pub struct Synced(pub(crate) io::Result<()>);
 

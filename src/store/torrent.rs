@@ -20,7 +20,6 @@ use crate::store::part::Parts;
 use crate::store::rehash::BOUNCE_LEN;
 use crate::store::rehash::RehashJob;
 use crate::store::rehash::Rehashed;
-use crate::store::rehash::digest;
 use crate::store::standing::Standing;
 use crate::store::sync::SyncJob;
 use crate::store::sync::Synced;
@@ -365,13 +364,6 @@ impl Torrent {
         }
     }
 
-    /// Hashes a piece as it is on disk; reads all of it.
-    pub fn verify_piece(&mut self, piece: PieceIndex) -> Result<bool, Disk> {
-        let range = self.layout.piece_range(piece);
-        let digest = digest(&self.files, range, &mut self.bounce)?;
-        Ok(digest == self.hashes[piece.at()])
-    }
-
     /// The piece was found bad on disk: it is to be fetched again.
     pub fn lose(&mut self, piece: PieceIndex) {
         self.in_flight.remove(&piece);
@@ -409,7 +401,7 @@ impl Torrent {
                 let len = self.files.len(index);
                 if on_disk < len && !self.layout.files()[index].pad {
                     // What fails here is told by the next write.
-                    let _ = self.files.file(index).map(|file| file.set_len(len));
+                    let _ = self.files.writable(index).map(|file| file.set_len(len));
                 }
             }
         }
@@ -511,6 +503,13 @@ impl Torrent {
         settled
     }
 
+    /// The job of [`Self::sync_job`] was dropped before it ran: it is due again.
+    pub fn handle_unsynced(&mut self) {
+        if let Some(home) = &mut self.home {
+            home.ledger.handle_unrun();
+        }
+    }
+
     /// The next suspect pieces to hash, some 64 MiB; `None` when all were handed out.
     pub fn rehash_job(&mut self) -> Option<RehashJob> {
         let pieces = self.standing.next_to_hash(&self.layout);
@@ -558,8 +557,9 @@ impl Torrent {
     }
 
     /// Ends the session so that the next one trusts it without hashing. Waits for the disk. A
-    /// torrent that is only dropped is opened as after a kill; so is one whose disk failed twice,
-    /// for a sync that works after all proves nothing, and that is an error.
+    /// torrent that is only dropped is opened as after a kill; so is one whose sync job was not
+    /// handed back, and one whose disk failed twice, for a sync that works after all proves
+    /// nothing: both are errors.
     pub fn close(mut self) -> Result<(), Disk> {
         if self.home.as_ref().is_some_and(Home::is_failed) {
             return Err(read_only());
