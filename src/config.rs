@@ -7,11 +7,13 @@
 
 mod directories;
 mod size;
+mod span;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Deserializer};
@@ -19,16 +21,20 @@ use url::Url;
 
 pub use crate::config::directories::Directories;
 pub use crate::config::size::{BadSize, StoreLimit};
+pub use crate::config::span::{BadSpan, Span};
 use crate::units::OriginPolicy;
 
 const STUB_PORT: u16 = 8081;
 const ADMIN_PORT: u16 = 8082;
 const PEER_PORT: u16 = 10_234;
 const LOG_DEFAULT: &str = "info";
+const SEED_TIME_DEFAULT: Duration = Duration::from_secs(12 * 3600);
 const STORE_LIMIT_DEFAULT: u64 = 20_000_000_000;
 
 /// Connections of players at most (R26), however many descriptors there are.
 pub const PLAYERS_MAX: usize = 20_000;
+/// Torrents open at a time, which is swarms that we are in.
+const SWARMS_MAX: usize = 1000;
 /// Of the process's descriptors, in hundredths; the rest is for peers, origins and files.
 const PLAYERS_SHARE: u64 = 70;
 /// With fewer descriptors than this nothing works for long.
@@ -134,6 +140,15 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "BITTUBE_STORE_LIMIT")]
     pub store_limit: Option<StoreLimit>,
 
+    /// How long a film is kept supplied that nobody watches and no peer takes from, such as 90s,
+    /// 30m, 12h or 7d [default: 12h]
+    #[arg(long, value_name = "TIME", env = "BITTUBE_SEED_TIME")]
+    pub seed_time: Option<Span>,
+
+    /// Torrents open at a time; for one more, the one unwatched longest is left [default: 1000]
+    #[arg(long, value_name = "N", env = "BITTUBE_SWARMS_MAX")]
+    pub swarms_max: Option<usize>,
+
     /// Threads, each on a core of its own [default: one a core]
     #[arg(long, value_name = "N", env = "BITTUBE_SHARDS")]
     pub shards: Option<usize>,
@@ -221,6 +236,8 @@ pub struct Config {
     pub store: PathBuf,
     /// In bytes.
     pub store_limit: Option<u64>,
+    pub seed_time: Duration,
+    pub swarms_max: usize,
     pub shards: usize,
     pub origin_policy: OriginPolicy,
     pub allow_private: bool,
@@ -299,6 +316,8 @@ impl Options {
             peer_listen: filled(self.peer_listen, under.peer_listen),
             store: self.store.or(under.store),
             store_limit: self.store_limit.or(under.store_limit),
+            seed_time: self.seed_time.or(under.seed_time),
+            swarms_max: self.swarms_max.or(under.swarms_max),
             shards: self.shards.or(under.shards),
             origin_policy: self.origin_policy.or(under.origin_policy),
             allow_private: self.allow_private.or(under.allow_private),
@@ -332,6 +351,8 @@ impl Config {
                 .store_limit
                 .unwrap_or(StoreLimit(Some(STORE_LIMIT_DEFAULT)))
                 .0,
+            seed_time: options.seed_time.map_or(SEED_TIME_DEFAULT, |span| span.0),
+            swarms_max: options.swarms_max.unwrap_or(SWARMS_MAX),
             shards: options
                 .shards
                 .unwrap_or_else(|| machine.cores.clamp(1, SHARDS_MAX)),
@@ -363,6 +384,9 @@ impl Config {
             return Err(refused(format!(
                 "--store-limit must be at least {least}MB: a film's window needs that much"
             )));
+        }
+        if self.swarms_max == 0 {
+            return Err(refused("--swarms-max must be at least 1"));
         }
         if self.store.as_os_str().is_empty() {
             return Err(refused("--store names no directory"));

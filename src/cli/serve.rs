@@ -101,6 +101,8 @@ pub fn start(config: &Config, doors: Doors) -> Result<Engine, Failed> {
         allow_hosts: config.allow_hosts.clone(),
         sites: sites(config),
         players_max: config.players_max,
+        swarms_max: config.swarms_max,
+        seed_time: config.seed_time,
         token,
     };
     let engine = Engine::start(options, Arc::clone(&store), tls).map_err(|error| {

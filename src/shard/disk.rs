@@ -30,9 +30,10 @@ pub struct Shelf {
     full_until: Cell<Time>,
     /// Pieces verified in this run.
     good: Cell<u64>,
-    /// A sync job is out; told when it is back.
-    syncing: Cell<bool>,
-    synced: Notify,
+    /// Jobs on blocking threads, which hold the torrent open.
+    jobs: Cell<u32>,
+    job_done: Notify,
+    closing: Cell<bool>,
 }
 
 impl Shelf {
@@ -179,18 +180,10 @@ impl Shelf {
 
     /// Makes what was verified durable, off the shard.
     pub async fn sync(&self) -> Settled {
-        let job = self
-            .torrent
-            .borrow_mut()
-            .as_mut()
-            .and_then(Torrent::sync_job);
-        let Some(job) = job else {
+        let Some(job) = self.job(Torrent::sync_job) else {
             return Settled::default();
         };
-        self.syncing.set(true);
-        let synced = runtime::blocking(move || job.run()).await;
-        self.syncing.set(false);
-        self.synced.notify_waiters();
+        let synced = self.run(move || job.run()).await;
         let mut torrent = self.torrent.borrow_mut();
         let Some(torrent) = torrent.as_mut() else {
             return Settled::default();
@@ -208,12 +201,8 @@ impl Shelf {
     /// Hashes some of the pieces of an earlier run that are in doubt, off the shard; `None` once
     /// there are no more.
     pub async fn rehash(&self) -> Option<Settled> {
-        let job = self
-            .torrent
-            .borrow_mut()
-            .as_mut()
-            .and_then(Torrent::rehash_job)?;
-        match runtime::blocking(move || job.run()).await {
+        let job = self.job(Torrent::rehash_job)?;
+        match self.run(move || job.run()).await {
             Ok(rehashed) => {
                 let mut torrent = self.torrent.borrow_mut();
                 torrent
@@ -228,22 +217,39 @@ impl Shelf {
     }
 
     /// Ends the store in order, off the shard: everything in it is durable and needs no second
-    /// look. Waits for the sync job that is out.
+    /// look. Waits for the jobs that are out. Then the torrent may be opened anew.
     pub async fn close(&self) {
-        loop {
-            let synced = self.synced.notified();
-            if !self.syncing.get() {
-                break;
-            }
-            synced.await;
+        self.closing.set(true);
+        while self.jobs.get() > 0 {
+            self.job_done.notified().await;
         }
         let Some(torrent) = self.torrent.borrow_mut().take() else {
             return;
         };
-        let closed = runtime::blocking(move || torrent.close().map_err(|error| error.to_string()));
-        if let Err(error) | Ok(Err(error)) = closed.await.map_err(|error| error.to_string()) {
-            tracing::warn!(%error, "the store did not close cleanly");
+        match runtime::blocking(move || torrent.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the store did not close cleanly"),
+            Err(error) => tracing::warn!(%error, "the store was left as it is"),
         }
+    }
+
+    fn job<J>(&self, make: impl FnOnce(&mut Torrent) -> Option<J>) -> Option<J> {
+        let mut torrent = self.torrent.borrow_mut();
+        torrent
+            .as_mut()
+            .filter(|_| !self.closing.get())
+            .and_then(make)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<T> {
+        self.jobs.set(self.jobs.get() + 1);
+        let done = runtime::blocking(job).await;
+        self.jobs.set(self.jobs.get() - 1);
+        self.job_done.notify_waiters();
+        done
     }
 }
 
@@ -281,11 +287,11 @@ mod tests {
                 let shelf = shelf.clone();
                 runtime::spawn(async move { shelf.sync().await })
             };
-            while !shelf.syncing.get() {
+            while shelf.jobs.get() == 0 {
                 runtime::breathe().await;
             }
             shelf.close().await;
-            assert!(!shelf.syncing.get());
+            assert_eq!(shelf.jobs.get(), 0);
             drop(syncing);
         })
         .unwrap();

@@ -22,6 +22,7 @@ use crate::shard::Shard;
 use crate::shard::control;
 use crate::shard::directory::Directory;
 use crate::shard::peer;
+use crate::shard::roster;
 use crate::shard::seed;
 use crate::shard::stub;
 use crate::store::Store;
@@ -60,6 +61,10 @@ pub struct Options {
     pub sites: Sites,
     /// Connections of players, all shards together.
     pub players_max: usize,
+    /// Torrents open at a time, all shards together.
+    pub swarms_max: usize,
+    /// How long a swarm is kept that nobody watches and no peer takes anything from.
+    pub seed_time: Duration,
     /// 64 hex digits.
     pub token: String,
 }
@@ -78,7 +83,10 @@ pub struct Shared {
     pub peer_port: u16,
     /// This process's name in `Via`.
     pub agent: String,
+    /// Of one shard.
     pub players_max: usize,
+    /// Of one shard.
+    pub swarms_max: usize,
     pub started: Time,
 }
 
@@ -195,6 +203,7 @@ impl Engine {
             peer_port: peer_listen.first().map_or(0, SocketAddr::port),
             agent: gate::via_name(&id),
             players_max: options.players_max.div_ceil(shards),
+            swarms_max: options.swarms_max.div_ceil(shards),
             directory: Directory::new(shards),
             started: runtime::now(),
             options,
@@ -333,6 +342,7 @@ fn run_shard(shared: Arc<Shared>, doors: Doors, life: Life, seed: u64) {
     let ran = runtime::run(async move {
         let shard = Shard::new(id, shared, seed);
         runtime::spawn(heart.beat());
+        runtime::spawn(roster::tend(shard.clone()));
         for listener in doors.stub {
             runtime::spawn(stub::accept(shard.clone(), listener));
         }

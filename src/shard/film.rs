@@ -6,14 +6,12 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use url::Url;
 
 use crate::http::head::ResponseHead;
 use crate::origin::OriginFailed;
-use crate::origin::pin::Pin;
 use crate::resolve::discover::Ask;
 use crate::resolve::discover::Discover;
 use crate::resolve::discover::Found;
@@ -24,6 +22,7 @@ use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::fetch;
 use crate::shard::host::Host;
+use crate::shard::host::InUse;
 use crate::shard::kept::Kept;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
@@ -31,10 +30,7 @@ use crate::shard::origin::Sink;
 use crate::shard::sites::Sites;
 use crate::stub::address::Address;
 use crate::stub::gate::Provenance;
-use crate::stub::media;
 use crate::stub::media::Media;
-use crate::stub::reply;
-use crate::stub::reply::Entity;
 use crate::stub::reply::Failure;
 use crate::swarm::dialer::Found as Heard;
 use crate::torrent::magnet::Magnet;
@@ -54,6 +50,11 @@ const METADATA_WAIT: Duration = Duration::from_secs(60);
 const CONFIRM_WAIT: Duration = Duration::from_secs(10);
 /// Web seeds joined of one torrent.
 const WEB_SEEDS_MAX: usize = 8;
+
+/// Each is in use, or was just now.
+const TOO_MANY_SWARMS: Failure = Failure::new(503, "swarms", "as many torrents as may be open")
+    .retry_in(Duration::from_secs(60));
+const NO_STORE: Failure = Failure::new(507, "store", "the store cannot take this torrent");
 
 pub struct Film {
     shard: Weak<Shard>,
@@ -163,7 +164,9 @@ impl Film {
         let retry = match &*self.state.borrow() {
             State::Passthrough | State::Failed(_) => now.since(self.since) > RETRY_AFTER,
             State::Here { host, .. } => host.ended.get(),
-            State::Resolving | State::Elsewhere(_) => false,
+            // Its swarm has left that shard, or this request would have gone there.
+            State::Elsewhere(_) => true,
+            State::Resolving => false,
         };
         changed || retry
     }
@@ -319,14 +322,40 @@ impl Film {
         }
     }
 
-    /// False, with the film settled elsewhere, if another shard has the swarm already.
-    fn claim(&self, shard: &Rc<Shard>, info_hash: InfoHash) -> bool {
-        let home = shard.shared.directory.claim_swarm(info_hash, shard.id);
-        if home != shard.id {
-            shard.shared.directory.move_film(&self.address.key(), home);
-            self.settle(State::Elsewhere(home));
+    /// The film's swarm, begun if need be; `None`, with the film settled, if another shard has it
+    /// or there is no room for it.
+    async fn join(
+        &self,
+        shard: &Rc<Shard>,
+        info_hash: InfoHash,
+        trackers: Vec<Vec<String>>,
+    ) -> Option<InUse> {
+        let directory = &shard.shared.directory;
+        loop {
+            let home = directory.claim_swarm(info_hash, shard.id);
+            if home != shard.id {
+                directory.move_film(&self.address.key(), home);
+                self.settle(State::Elsewhere(home));
+                return None;
+            }
+            // An earlier one may be on its way out: then the claim was its, and is made anew.
+            if shard.roster.closed(info_hash).await {
+                break;
+            }
         }
-        home == shard.id
+        let host = match shard.host(info_hash) {
+            Some(host) => {
+                host.add_trackers(trackers);
+                host
+            }
+            None if shard.roster.make_room(shard) => Host::start(shard, info_hash, trackers),
+            None => {
+                directory.forget_swarm(info_hash);
+                self.settle_without_swarm(TOO_MANY_SWARMS);
+                return None;
+            }
+        };
+        host.take_up()
     }
 
     async fn conclude_torrent(self: &Rc<Self>, shard: &Rc<Shard>, found: Found) {
@@ -338,15 +367,8 @@ impl Film {
             peers,
             ..
         } = found;
-        if !self.claim(shard, metainfo.info_hash) {
+        let Some(host) = self.join(shard, metainfo.info_hash, trackers).await else {
             return;
-        }
-        let host = match shard.host(metainfo.info_hash) {
-            Some(host) => {
-                host.add_trackers(trackers);
-                host
-            }
-            None => Host::start(shard, metainfo.info_hash, trackers),
         };
         let metainfo = Rc::new(metainfo);
         if host.metainfo.borrow().is_none() {
@@ -354,7 +376,7 @@ impl Film {
                 Ok(torrent) => host.know(metainfo.clone(), torrent),
                 Err(error) => {
                     tracing::error!(%error, "the store cannot take this torrent");
-                    return self.settle_without_store();
+                    return self.settle_without_swarm(NO_STORE);
                 }
             }
         }
@@ -367,16 +389,12 @@ impl Film {
         host.add_addresses(&fetch::addresses(&peers).await, Heard::Magnet);
     }
 
-    /// The disk refused: the origin plays the film, where there is one.
-    fn settle_without_store(&self) {
+    /// The origin plays the film, where there is one.
+    fn settle_without_swarm(&self, failure: Failure) {
         if self.origin.is_some() {
             self.settle(State::Passthrough);
         } else {
-            self.fail(Failure::new(
-                507,
-                "store",
-                "the store cannot take this torrent",
-            ));
+            self.fail(failure);
         }
     }
 
@@ -386,20 +404,13 @@ impl Film {
         magnet: &Magnet,
         path: Option<&str>,
     ) {
-        if !self.claim(shard, magnet.info_hash) {
-            return;
-        }
         let tiers = magnet
             .trackers
             .iter()
             .map(|url| vec![url.clone()])
             .collect();
-        let host = match shard.host(magnet.info_hash) {
-            Some(host) => {
-                host.add_trackers(tiers);
-                host
-            }
-            None => Host::start(shard, magnet.info_hash, tiers),
+        let Some(host) = self.join(shard, magnet.info_hash, tiers).await else {
+            return;
         };
         if host.metainfo.borrow().is_none()
             && let Some(metainfo) = shard.shared.store.recall_hash(magnet.info_hash)
@@ -423,7 +434,10 @@ impl Film {
         let seeds = seeds.filter_map(|url| Url::parse(&url).ok()).collect();
         self.join_origins(shard, &host, seeds, file);
         self.remember(shard, &metainfo);
-        self.settle(State::Here { host, file });
+        self.settle(State::Here {
+            host: host.clone(),
+            file,
+        });
     }
 
     /// The web servers that hold the file: the one asked for, whose bytes may go to its player as
@@ -443,50 +457,6 @@ impl Film {
             if matches!(url.scheme(), "http" | "https") && !own && !host.sources.has_url(&url) {
                 host.add_origin(OriginHost::start(shard, url), file, false);
             }
-        }
-    }
-
-    /// What a player is told of a file of the swarm.
-    pub fn entity(&self, host: &Rc<Host>, file: usize) -> Entity {
-        let metainfo = host
-            .metainfo
-            .borrow()
-            .clone()
-            .expect("a film that is here has metainfo");
-        let entry = &metainfo.files[file];
-        let name = entry
-            .path
-            .last()
-            .map_or(metainfo.name.as_str(), String::as_str);
-        let pin = self.origin.as_ref().and_then(|origin| origin.pin());
-        let of_origin = pin
-            .as_ref()
-            .and_then(|pin| origin_tag(pin, Some(entry.length)));
-        let of_file = reply::etag_of_file(host.info_hash, file);
-        // One tag for the film whoever serves it: a player that began with the origin's bytes
-        // must find its If-Range true when the swarm answers, and the other way round.
-        let (etag, etag_before) = match of_origin {
-            Some(of_origin) => (of_origin, Some(of_file)),
-            None => (of_file, None),
-        };
-        Entity {
-            len: Some(entry.length),
-            etag: Some(etag),
-            etag_before,
-            last_modified: pin.as_ref().and_then(origin_date),
-            content_type: media::content_type(name, self.sniffed.get().flatten()),
-        }
-    }
-
-    /// What a player is told of the origin's own file.
-    pub fn origin_entity(&self, origin: &OriginHost, total: Option<u64>) -> Entity {
-        let pin = origin.pin();
-        Entity {
-            len: total,
-            etag: pin.as_ref().and_then(|pin| origin_tag(pin, total)),
-            etag_before: None,
-            last_modified: pin.as_ref().and_then(origin_date),
-            content_type: media::content_type(origin.url.path(), self.sniffed.get().flatten()),
         }
     }
 
@@ -519,8 +489,17 @@ impl Film {
         usable && !self.may_take_over(host, now)
     }
 
+    /// The swarm, if it may take over from the origin now; and which of its files.
+    pub fn successor(&self, now: Time) -> Option<(InUse, usize)> {
+        let State::Here { host, file } = self.state() else {
+            return None;
+        };
+        let host = host.take_up()?;
+        self.may_take_over(&host, now).then_some((host, file))
+    }
+
     /// Whether the swarm may serve what the origin began.
-    pub fn may_take_over(&self, host: &Host, now: Time) -> bool {
+    fn may_take_over(&self, host: &Host, now: Time) -> bool {
         // A server without ranges helps no swarm: with no peers its stream is all there is.
         let streams = self
             .origin
@@ -576,15 +555,4 @@ fn identity(address: &Address) -> String {
         Address::Torrent { path, .. } => format!("{} {path:?}", address.key()),
         Address::Magnet { query, path } => format!("magnet {query} {path:?}"),
     }
-}
-
-fn origin_tag(pin: &Pin, len: Option<u64>) -> Option<String> {
-    pin.if_range()
-        .map(|validator| reply::etag_of_origin(validator, len))
-}
-
-fn origin_date(pin: &Pin) -> Option<SystemTime> {
-    pin.last_modified
-        .as_deref()
-        .and_then(|date| httpdate::parse_http_date(date).ok())
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
@@ -54,6 +55,12 @@ pub struct Host {
     bitrates: Bitrates,
     /// When a reader last opened or read.
     pub watched_at: Cell<Time>,
+    /// When a reader or a peer last took something.
+    pub needed_at: Cell<Time>,
+    /// Who rely on it; see [`InUse`].
+    users: Cell<usize>,
+    /// The user's own files are supplied, until the process ends.
+    pub ordered: Cell<bool>,
     /// Peers shut out for lying.
     pub banned: Cell<u64>,
     /// Told when the metainfo is known, or the swarm ends.
@@ -97,6 +104,9 @@ impl Host {
             readers: RefCell::default(),
             bitrates: Bitrates::default(),
             watched_at: Cell::new(now),
+            needed_at: Cell::new(now),
+            users: Cell::new(0),
+            ordered: Cell::new(false),
             banned: Cell::new(0),
             changed: Notify::new(),
             timer: Notify::new(),
@@ -104,11 +114,38 @@ impl Host {
             announce_wake: Notify::new(),
             ended: Cell::new(false),
         });
-        shard.hosts.borrow_mut().insert(info_hash, host.clone());
+        shard.roster.add(host.clone());
         runtime::spawn(host.clone().keep_time());
         runtime::spawn(host.clone().keep_durable());
         runtime::spawn(tracker::announce(host.clone()));
         host
+    }
+
+    /// Keeps it from ending; `None` if it has ended.
+    pub fn take_up(self: &Rc<Self>) -> Option<InUse> {
+        if self.ended.get() {
+            return None;
+        }
+        self.users.set(self.users.get() + 1);
+        Some(InUse(self.clone()))
+    }
+
+    pub fn may_end(&self) -> bool {
+        self.users.get() == 0 && !self.ordered.get()
+    }
+
+    /// Lets peers, origins and trackers go. The store stays open: the caller closes it.
+    pub fn end(self: &Rc<Self>) {
+        self.ended.set(true);
+        let now = runtime::now();
+        tracker::report_totals(self);
+        self.announcer.borrow_mut().stop(now);
+        self.announce_wake.notify_one();
+        self.swarm.borrow_mut().shut_down(now);
+        self.drain(&[]);
+        self.sources.clear();
+        self.timer.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// The metainfo is known and its store open: pieces can be asked for.
@@ -472,7 +509,9 @@ impl Host {
 
     /// Hashes the pieces of an earlier run that are in doubt, off the shard.
     async fn rehash(self: Rc<Self>) {
-        while let Some(settled) = self.shelf.rehash().await {
+        while !self.ended.get()
+            && let Some(settled) = self.shelf.rehash().await
+        {
             self.settle(settled);
         }
     }
@@ -491,6 +530,26 @@ impl Host {
                 .handle_piece(now, piece, Verdict::Lost);
         }
         self.drain(&[]);
+    }
+}
+
+/// A swarm that does not end while this lives.
+pub struct InUse(Rc<Host>);
+
+impl Deref for InUse {
+    type Target = Rc<Host>;
+
+    fn deref(&self) -> &Rc<Host> {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let now = runtime::now();
+        self.0.users.set(self.0.users.get() - 1);
+        self.0.watched_at.set(now);
+        self.0.needed_at.set(now);
     }
 }
 

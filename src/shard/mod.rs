@@ -6,6 +6,7 @@ pub mod counts;
 pub mod directory;
 pub mod disk;
 pub mod engine;
+pub mod entity;
 pub mod fetch;
 pub mod film;
 pub mod host;
@@ -15,6 +16,7 @@ pub mod passthrough;
 pub mod peer;
 pub mod reader;
 pub mod room;
+pub mod roster;
 pub mod seed;
 pub mod sites;
 pub mod sources;
@@ -37,6 +39,7 @@ use crate::ring::stream::Socket;
 use crate::shard::engine::Shared;
 use crate::shard::film::Film;
 use crate::shard::host::Host;
+use crate::shard::roster::Roster;
 use crate::shard::tally::Tally;
 use crate::torrent::metainfo::Metainfo;
 use crate::units::InfoHash;
@@ -52,7 +55,7 @@ pub struct Shard {
     pub shared: Arc<Shared>,
     pub tally: Tally,
     pub films: RefCell<BTreeMap<String, Rc<Film>>>,
-    pub hosts: RefCell<BTreeMap<InfoHash, Rc<Host>>>,
+    pub roster: Roster,
     /// Connections of players on this shard.
     pub players: Cell<usize>,
     /// Connections of peers whose swarm is not known yet.
@@ -99,12 +102,13 @@ pub struct SeedProgress {
 
 impl Shard {
     pub fn new(id: ShardId, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+        let roster = Roster::new(shared.swarms_max, shared.options.seed_time);
         Rc::new(Self {
             id,
             shared,
             tally: Tally::default(),
             films: RefCell::default(),
-            hosts: RefCell::default(),
+            roster,
             players: Cell::new(0),
             strangers: Cell::new(0),
             next_seed: Cell::new(seed),
@@ -129,20 +133,20 @@ impl Shard {
     }
 
     pub fn host(&self, info_hash: InfoHash) -> Option<Rc<Host>> {
-        self.hosts.borrow().get(&info_hash).cloned()
+        self.roster.get(info_hash)
     }
 
     /// Tells trackers that we leave, and makes durable what was verified.
     pub async fn say_goodbye(&self) {
-        let hosts: Vec<_> = self.hosts.borrow().values().cloned().collect();
+        let hosts = self.roster.all();
         for host in &hosts {
             host.announcer.borrow_mut().stop(self.now());
             host.announce_wake.notify_one();
         }
         for host in &hosts {
-            host.sync().await;
             host.shelf.close().await;
         }
+        self.roster.all_closed().await;
         for host in &hosts {
             while !host.announcer.borrow().stopped() {
                 runtime::sleep(GOODBYE_LOOK).await;
@@ -157,8 +161,8 @@ impl Shard {
         stats.players = self.players.get() as u64;
         stats.store.used = self.shared.store.used();
         stats.store.limit = self.shared.store.limit();
-        for host in self.hosts.borrow().values() {
-            stats.add(counts::of(host, self.id));
+        for host in self.roster.all() {
+            stats.add(counts::of(&host, self.id));
         }
         stats
     }

@@ -14,6 +14,7 @@ use crate::http::range;
 use crate::http::range::Asked;
 use crate::origin::OriginFailed;
 use crate::shard::Shard;
+use crate::shard::entity;
 use crate::shard::film::Film;
 use crate::shard::film::State;
 use crate::shard::origin::OriginHost;
@@ -82,7 +83,7 @@ pub async fn reply(
             return player.fail(shard, request, &NOT_MEDIA).await;
         }
     }
-    let entity = film.origin_entity(&origin, total);
+    let entity = entity::of_origin(film, &origin, total);
     let plan = reply::plan(request.head, &entity, &request.provenance, request.last);
     let Some(body) = plan.body else {
         drop(first);
@@ -134,7 +135,9 @@ async fn other_ways(
     film.handle_origin_failed();
     match film.settled(OTHER_WAYS_WAIT).await {
         State::Here { host, file } => {
-            return request.from_swarm(player, shard, film, &host, file).await;
+            if let Some(host) = host.take_up() {
+                return request.from_swarm(player, shard, film, &host, file).await;
+            }
         }
         State::Elsewhere(_) => return Ended::Closed,
         State::Resolving | State::Passthrough | State::Failed(_) => {}
@@ -163,7 +166,7 @@ async fn beyond(player: &mut Player, film: &Rc<Film>, request: &Request<'_>, len
     let Some(origin) = &film.origin else {
         return Ended::Closed;
     };
-    let entity = film.origin_entity(origin, Some(length));
+    let entity = entity::of_origin(film, origin, Some(length));
     let plan = reply::plan(request.head, &entity, &request.provenance, request.last);
     // A body would have to be fetched first; only an unforeseen answer of the origin leads here.
     let sent = plan.body.is_none() && player.sender.send_all(plan.head, false).await.is_ok();
@@ -318,8 +321,7 @@ impl Pass {
             if self.fetch.is_none() {
                 if let Some(request) = request
                     && self.ahead.is_none()
-                    && let State::Here { host, file } = film.state()
-                    && film.may_take_over(&host, shard.now())
+                    && let Some((host, file)) = film.successor(shard.now())
                 {
                     film.hand_kept().await;
                     return request
@@ -377,13 +379,14 @@ impl Pass {
         let Some(request) = request.filter(|_| !self.origin.changed.get()) else {
             return false;
         };
-        match film.settled(OTHER_WAYS_WAIT).await {
-            State::Here { host, file } if film.may_take_over(&host, shard.now()) => {
+        film.settled(OTHER_WAYS_WAIT).await;
+        match film.successor(shard.now()) {
+            Some((host, file)) => {
                 request
                     .go_on(player, shard, film, &host, file, self.left)
                     .await
             }
-            _ => false,
+            None => false,
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::ring::runtime;
 use crate::ring::stream::is_fault;
 use crate::shard::Shard;
+use crate::shard::entity;
 use crate::shard::film::Film;
 use crate::shard::host::Host;
 use crate::shard::passthrough;
@@ -53,7 +54,7 @@ impl Request<'_> {
         {
             return player.fail(shard, self, &failure).await;
         }
-        let entity = film.entity(host, file);
+        let entity = entity::of_swarm(film, host, file);
         let plan = reply::plan(self.head, &entity, &self.provenance, self.last);
         let Some(range) = plan.body else {
             let sent = player.sender.send_all(plan.head, false).await;

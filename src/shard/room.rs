@@ -16,7 +16,7 @@ const ROOM_MADE: u64 = 16 * 1024 * 1024;
 pub fn make(shard: &Rc<Shard>, bytes: u64) -> bool {
     let wanted = bytes.max(ROOM_MADE);
     let mut freed = shard.shared.store.evict_idle(wanted).unwrap_or(0);
-    let mut hosts: Vec<_> = shard.hosts.borrow().values().cloned().collect();
+    let mut hosts = shard.roster.all();
     hosts.sort_by_key(|host| (!host.readers.borrow().is_empty(), host.watched_at.get()));
     for host in hosts {
         if freed >= wanted {

@@ -41,6 +41,7 @@ pub async fn join(shard: Rc<Shard>, order: SeedOrder) {
     let right = u32::try_from(torrent.have().count_ones(..)).unwrap_or(u32::MAX);
     progress.pieces_right.store(right, Ordering::Relaxed);
     let host = Host::start(&shard, metainfo.info_hash, metainfo.trackers.clone());
+    host.ordered.set(true);
     host.know(Rc::new(metainfo), torrent);
     progress.state.store(1, Ordering::Release);
 }

@@ -65,6 +65,12 @@ impl Sources {
         Some(origins.remove(at).key)
     }
 
+    /// Lets all origins go.
+    pub fn clear(&self) {
+        self.origins.borrow_mut().clear();
+        self.fetches.borrow_mut().clear();
+    }
+
     /// Notes a fetch that begins; its pool, and `range` of the torrent as bytes of its file.
     pub fn begin(
         &self,

@@ -239,7 +239,7 @@ impl Player {
     }
 
     async fn serve(&mut self, shard: &Rc<Shard>, request: &Request<'_>, address: Address) -> Ended {
-        let film = Film::open(shard, address);
+        let film = Film::open(shard, address.clone());
         let state = match (film.state(), &film.origin) {
             // The first bytes come from the origin at once, and peers take over.
             (State::Resolving, None) => tokio::select! {
@@ -249,7 +249,10 @@ impl Player {
             (state, _) => state,
         };
         match state {
-            State::Here { host, file } => request.from_swarm(self, shard, &film, &host, file).await,
+            State::Here { host, file } => match host.take_up() {
+                Some(host) => request.from_swarm(self, shard, &film, &host, file).await,
+                None => Box::pin(self.serve(shard, request, address)).await,
+            },
             State::Failed(failure) => self.fail(shard, request, &failure).await,
             State::Resolving if film.origin.is_none() => {
                 self.fail(shard, request, &NOT_FOUND_IN_TIME).await

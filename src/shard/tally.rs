@@ -17,6 +17,8 @@ pub struct Tally {
     pub passed: Cell<u64>,
     pub to_players: Cell<u64>,
     first_byte: RefCell<FirstByte>,
+    /// What swarms counted that have ended.
+    ended: RefCell<Stats>,
 }
 
 #[derive(Default)]
@@ -28,6 +30,12 @@ struct FirstByte {
 impl Tally {
     pub fn add(cell: &Cell<u64>, by: u64) {
         cell.set(cell.get() + by);
+    }
+
+    /// A swarm ends: what it counted goes on to count.
+    pub fn keep(&self, mut share: Stats) {
+        share.swarms.clear();
+        self.ended.borrow_mut().add(share);
     }
 
     /// A reply's first body byte was sent this long after its request's head.
@@ -56,6 +64,7 @@ impl Tally {
             stats.add_origin_bytes(cause, 0);
         }
         stats.add_origin_bytes(Cause::Passthrough, self.passed.get());
+        stats.add(self.ended.borrow().clone());
         stats
     }
 }
@@ -73,6 +82,25 @@ mod tests {
         let stats = tally.stats();
         assert_eq!(stats.first_byte_counts, [1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert!((stats.first_byte_sum_s - 9.0059).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_swarm_that_ended_still_counts() {
+        let tally = Tally::default();
+        Tally::add(&tally.to_players, 1);
+        let mut share = Stats {
+            pieces_good: 3,
+            swarms: vec![crate::admin::stats::SwarmStats::default()],
+            ..Stats::default()
+        };
+        share.bytes.to_players = 10;
+        share.add_origin_bytes(Cause::Hedge, 7);
+        tally.keep(share.clone());
+        tally.keep(share);
+        let stats = tally.stats();
+        assert_eq!((stats.bytes.to_players, stats.bytes.from_origin), (21, 14));
+        assert_eq!((stats.pieces_good, stats.swarms.len()), (6, 0));
+        assert_eq!(stats.first_byte_counts.len(), FIRST_BYTE_BOUNDS_S.len() + 1);
     }
 
     #[test]

@@ -18,9 +18,9 @@ use crate::tracker::announcer::State;
 use crate::tracker::http;
 use crate::units::Time;
 
-/// Announces for the life of the swarm.
+/// Announces for the life of the swarm, until the last tracker heard its end.
 pub async fn announce(host: Rc<Host>) {
-    while !host.ended.get() {
+    while !host.announcer.borrow().stopped() {
         let Some(shard) = host.shard.upgrade() else {
             return;
         };

@@ -138,6 +138,12 @@ impl Swarm {
         stats
     }
 
+    /// Whether a peer that we unchoked wants what we have.
+    pub fn is_supplying(&self) -> bool {
+        let mut sessions = self.peers.iter().filter_map(|(_, peer)| peer.ready());
+        sessions.any(|session| session.interested_in_us() && !session.choked())
+    }
+
     /// Those that shook hands.
     pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
         self.peers.iter().filter_map(|(key, peer)| {

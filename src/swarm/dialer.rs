@@ -61,8 +61,8 @@ pub struct Dialer {
     ready: BTreeSet<(Rank, u64, SocketAddr)>,
     /// Wait for their time.
     later: BTreeSet<(Time, SocketAddr)>,
-    /// Connections to global addresses, by IP: one each (R44).
-    ips: BTreeSet<IpAddr>,
+    /// Connections to global addresses, by IP: one each (R44), and two while calls cross.
+    ips: BTreeMap<IpAddr, u8>,
     banned: BTreeMap<Banned, Time>,
     half_open: usize,
     /// Orders addresses of one rank by age.
@@ -126,7 +126,7 @@ impl Dialer {
             known: BTreeMap::new(),
             ready: BTreeSet::new(),
             later: BTreeSet::new(),
-            ips: BTreeSet::new(),
+            ips: BTreeMap::new(),
             banned: BTreeMap::new(),
             half_open: 0,
             added: 0,
@@ -190,7 +190,7 @@ impl Dialer {
         }
         let addr = loop {
             let (.., addr) = *self.ready.first()?;
-            if !self.ips.contains(&addr.ip()) {
+            if !self.ips.contains_key(&addr.ip()) {
                 break addr;
             }
             self.change(addr, |known| known.state = State::Later(now + SAME_IP));
@@ -227,7 +227,7 @@ impl Dialer {
 
     /// A dialled connection failed, or one that stood ended; also of an incoming one.
     pub fn handle_closed(&mut self, now: Time, addr: SocketAddr) {
-        self.ips.remove(&addr.ip());
+        self.free_ip(addr);
         let Some(known) = self.known.get(&addr) else {
             return;
         };
@@ -258,11 +258,26 @@ impl Dialer {
 
     /// Whether an incoming connection may stay; it must be told to `handle_closed` when it ends.
     pub fn accept(&mut self, now: Time, addr: SocketAddr) -> bool {
-        if self.is_banned(now, addr) || self.ips.contains(&addr.ip()) {
+        let held = self.ips.get(&addr.ip()).copied().unwrap_or(0);
+        let may = match held {
+            0 => true,
+            // Both sides may call at once: each lets the other's call in, and once who is who is
+            // known one of the two goes.
+            1 => self.is_calling(addr.ip()),
+            _ => false,
+        };
+        if !may || self.is_banned(now, addr) {
             return false;
         }
         self.hold_ip(addr);
         true
+    }
+
+    /// Whether the IP is being dialled, or has been and did not answer the handshake yet.
+    fn is_calling(&self, ip: IpAddr) -> bool {
+        let ports = SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX);
+        let mut known = self.known.range(ports).map(|(_, known)| known.state);
+        known.any(|state| matches!(state, State::Dialling | State::Open { shaken: false, .. }))
     }
 
     /// Refuses the address for an hour, with all its ports if it is global, and forgets it. Its
@@ -347,7 +362,16 @@ impl Dialer {
 
     fn hold_ip(&mut self, addr: SocketAddr) {
         if is_global(addr.ip()) {
-            self.ips.insert(addr.ip());
+            *self.ips.entry(addr.ip()).or_default() += 1;
+        }
+    }
+
+    fn free_ip(&mut self, addr: SocketAddr) {
+        if let Some(held) = self.ips.get_mut(&addr.ip()) {
+            *held -= 1;
+            if *held == 0 {
+                self.ips.remove(&addr.ip());
+            }
         }
     }
 

@@ -99,6 +99,8 @@ fn engine(listen: Vec<SocketAddr>, store: &Path, shards: usize) -> anyhow::Resul
         allow_hosts: Vec::new(),
         sites: Sites::Open,
         players_max: 1024,
+        swarms_max: 16,
+        seed_time: Duration::MAX,
         token: crate::cli::token::random(),
     };
     Ok(Engine::start(options, store, tls)?)

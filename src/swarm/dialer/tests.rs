@@ -137,6 +137,8 @@ fn r44_one_connection_to_a_global_ip() {
     dialer.add(now, other, Found::Tracker);
     assert_eq!(dialer.poll_dial(now), Some(addr(1)));
     assert_eq!(dialer.poll_dial(now), None);
+    dialer.handle_connected(now, addr(1));
+    dialer.handle_shaken(addr(1));
     assert!(!dialer.accept(now, SocketAddr::from(([8, 8, 8, 1], 50_000))));
     dialer.handle_closed(now, addr(1));
     assert_eq!(dialer.poll_dial(now + SAME_IP), Some(other));
@@ -145,6 +147,27 @@ fn r44_one_connection_to_a_global_ip() {
     assert!(dialer.accept(now, local(50_000)) && dialer.accept(now, local(50_001)));
     dialer.add(now, local(6881), Found::User);
     assert_eq!(dialer.poll_dial(now), Some(local(6881)));
+}
+
+#[test]
+fn crossed_calls_are_both_let_in_and_no_third() {
+    let now = Time::ZERO;
+    let incoming = |port| SocketAddr::from(([8, 8, 8, 1], port));
+    for connected in [false, true] {
+        let mut dialer = dialer();
+        dialer.add(now, addr(1), Found::Tracker);
+        assert_eq!(dialer.poll_dial(now), Some(addr(1)));
+        if connected {
+            dialer.handle_connected(now, addr(1));
+        }
+        assert!(dialer.accept(now, incoming(50_000)), "{connected}");
+        assert!(!dialer.accept(now, incoming(50_001)), "{connected}");
+        // The superfluous one went; the other still holds the IP.
+        dialer.handle_closed(now, addr(1));
+        assert!(!dialer.accept(now, incoming(50_001)), "{connected}");
+        dialer.handle_closed(now, incoming(50_000));
+        assert!(dialer.accept(now, incoming(50_001)), "{connected}");
+    }
 }
 
 #[test]

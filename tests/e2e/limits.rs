@@ -1,0 +1,154 @@
+//! What there may be at most: swarms, streams and torrents of a site, connections, memory.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use crate::bed::film::{Film, Random};
+use crate::bed::libtorrent::{Conduct, Libtorrent};
+use crate::bed::nginx::Nginx;
+use crate::bed::scene::{LIMIT, Scene};
+use crate::bed::stub::{Options, Stub, target};
+use crate::bed::{Bed, wait_until};
+
+const FILM_LEN: usize = 4_000_000;
+const PIECE_LEN: u32 = 65_536;
+
+/// Info-hashes of the swarms there are.
+fn swarms(stub: &Stub) -> Vec<String> {
+    let stats = stub.stats();
+    let swarms = stats["swarms"].as_array().unwrap();
+    let hash = |swarm: &serde_json::Value| swarm["info_hash"].as_str().unwrap().to_owned();
+    swarms.iter().map(hash).collect()
+}
+
+/// Films on a web server, each with a torrent that names it as its web seed.
+fn shelf(bed: &Bed, nginx: &Nginx, count: usize, len: usize) -> Vec<Film> {
+    let films: Vec<_> = (0..count)
+        .map(|n| Film::random(bed, &format!("film{n}.bin"), len, PIECE_LEN))
+        .collect();
+    for film in &films {
+        film.publish(nginx.root(), "");
+        let torrent = film.torrent("", &nginx.url(&film.name));
+        fs::write(
+            nginx.root().join(format!("{}.web.torrent", film.name)),
+            torrent,
+        )
+        .unwrap();
+    }
+    films
+}
+
+fn by_torrent(nginx: &Nginx, film: &Film) -> String {
+    target(&[], &nginx.url(&format!("{}.web.torrent", film.name)))
+}
+
+#[test]
+fn a_swarm_that_nobody_needs_ends_and_begins_anew() {
+    let scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let stub = Stub::start_with(
+        &scene.bed,
+        Options::new(&scene.bed).with(&["--seed-time", "1s"]),
+    );
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    scene.wait_seeders(1);
+    wait_until("the swarm to end", LIMIT, || swarms(&stub).is_empty());
+    wait_until("the tracker to hear of it", LIMIT, || {
+        scene.tracker.scrape(&scene.film) == Some((0, 0))
+    });
+    let bought = stub.bytes("from_origin");
+    assert!(bought >= FILM_LEN as u64, "what it counted is kept");
+    assert_eq!(stub.bytes("to_players"), FILM_LEN as u64);
+    // The store was closed in order: nothing is bought twice, and it takes part again.
+    let torrent = scene.torrent_target();
+    scene.film.assert_same(&stub.get_all(&torrent));
+    assert_eq!(stub.bytes("from_origin"), bought);
+    assert_eq!(stub.bytes("to_players"), 2 * FILM_LEN as u64);
+    scene.wait_seeders(1);
+    stub.stop();
+}
+
+#[test]
+fn a_peer_that_downloads_keeps_its_swarm() {
+    let scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let options = Options::new(&scene.bed).with(&["--seed-time", "4s"]);
+    let stub = Stub::start_with(&scene.bed, options);
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    let slow = Conduct {
+        down_limit: 400_000,
+        peer: Some(stub.peer()),
+        ..Conduct::default()
+    };
+    let bare = scene.film.torrent_file(&scene.bed, "");
+    let peer = Libtorrent::download(&scene.bed, &bare, &slow);
+    peer.wait_complete(&scene.film, LIMIT);
+    assert!(stub.bytes("to_peers") >= FILM_LEN as u64);
+    wait_until("the swarm to end", LIMIT, || swarms(&stub).is_empty());
+}
+
+#[test]
+fn the_swarm_unwatched_longest_makes_room() {
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let films = shelf(&bed, &nginx, 2, 16 * FILM_LEN);
+    let stub = Stub::start_with(&bed, Options::new(&bed).with(&["--swarms-max", "1"]));
+    films[0].assert_same(&stub.get_all(&by_torrent(&nginx, &films[0])));
+    assert_eq!(swarms(&stub), [films[0].hex()]);
+    thread::sleep(Duration::from_millis(2100));
+    // Somebody begins to watch the second, and pauses.
+    let mut paused = stub.client();
+    let second = by_torrent(&nginx, &films[1]);
+    paused.send("GET", &second, &[]).unwrap();
+    assert_eq!(paused.head().unwrap().status, 200);
+    assert_eq!(swarms(&stub), [films[1].hex()]);
+    thread::sleep(Duration::from_millis(2100));
+    // It does not make room, for it is watched. What has an origin plays all the same.
+    let refused = stub.get(&by_torrent(&nginx, &films[0]), &[]).unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    let video = target(&[], &nginx.url(&films[0].name));
+    let part = stub.get(&video, &["Range: bytes=1000-1999999"]).unwrap();
+    assert_eq!(part.status, 206);
+    films[0].assert_part(1000, &part.body);
+    assert_eq!(swarms(&stub), [films[1].hex()]);
+    let mut rest = vec![0; films[1].len()];
+    let mut at = 0;
+    while at < rest.len() {
+        match paused.read(&mut rest[at..]).unwrap() {
+            0 => break,
+            count => at += count,
+        }
+    }
+    films[1].assert_same(&rest[..at]);
+}
+
+/// Requests that meet swarms at every moment of their end, from two shards.
+#[test]
+fn whoever_asks_for_a_swarm_that_ends_gets_its_film() {
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let films = shelf(&bed, &nginx, 4, 600_000);
+    let options = Options {
+        shards: 2,
+        ..Options::new(&bed)
+    };
+    let stub = Stub::start_with(&bed, options.with(&["--seed-time", "0s"]));
+    thread::scope(|scope| {
+        for (n, film) in films.iter().enumerate() {
+            let (stub, nginx) = (&stub, &nginx);
+            scope.spawn(move || {
+                let mut random = Random::new(n as u64 + 1);
+                for _ in 0..8 {
+                    film.assert_same(&stub.get_all(&by_torrent(nginx, film)));
+                    let video = target(&[], &nginx.url(&film.name));
+                    film.assert_same(&stub.get_all(&video));
+                    // Its time is up after two seconds, looked at each half.
+                    thread::sleep(Duration::from_millis(1900 + random.below(800) as u64));
+                }
+            });
+        }
+    });
+    wait_until("all to end", LIMIT, || swarms(&stub).is_empty());
+    assert!(!stub.log().contains("ERROR"), "{}", stub.log());
+    stub.stop();
+}
