@@ -163,6 +163,7 @@ impl Host {
             .know_metainfo(shard.now(), layout, info, have);
         self.drain(&[]);
         self.changed.notify_waiters();
+        room::clear_ahead(&shard);
         runtime::spawn(self.clone().rehash());
     }
 
@@ -294,6 +295,7 @@ impl Host {
         let good = matches!(verdict, Verdict::Good { .. });
         self.swarm.borrow_mut().handle_piece(now, piece, verdict);
         if good {
+            room::clear_ahead(&shard);
             self.bitrates.look(self, piece);
         } else if self.shelf.is_full(now) {
             self.wake_readers();

@@ -10,12 +10,29 @@ use crate::swarm::Verdict;
 /// Evicted at a time, so that not every piece evicts another.
 const ROOM_MADE: u64 = 16 * 1024 * 1024;
 
-/// Whether `bytes` more fit now. Torrents that nobody has open go first and whole, then pieces of
-/// the swarms on this shard, the one watched longest ago first; never what a reader or an upload
-/// is using.
+/// Lets torrents that nobody has open go, whole, before room is needed: unlinking them takes
+/// longer than a shard may stand still. Whether that is under way.
+pub fn clear_ahead(shard: &Rc<Shard>) -> bool {
+    let store = &shard.shared.store;
+    if let Some(job) = store.clear_job(shard.now()) {
+        // It runs whether or not anybody waits for it.
+        drop(runtime::blocking(move || {
+            if let Err(error) = job.run() {
+                tracing::warn!(%error, "idle torrents were not removed");
+            }
+        }));
+    }
+    store.is_clearing()
+}
+
+/// Whether `bytes` more fit now. Where [`clear_ahead`] was not enough, pieces of the swarms on this
+/// shard go, the one watched longest ago first; never what a reader or an upload is using.
 pub fn make(shard: &Rc<Shard>, bytes: u64) -> bool {
-    let wanted = bytes.max(ROOM_MADE);
-    let mut freed = shard.shared.store.evict_idle(wanted).unwrap_or(0);
+    let store = &shard.shared.store;
+    let clearing = clear_ahead(shard);
+    let at_once = if clearing { bytes } else { ROOM_MADE };
+    let wanted = bytes.max(at_once).max(store.over_limit(bytes));
+    let mut freed = 0;
     let mut hosts = shard.roster.all();
     hosts.sort_by_key(|host| (!host.readers.borrow().is_empty(), host.watched_at.get()));
     for host in hosts {
@@ -24,7 +41,7 @@ pub fn make(shard: &Rc<Shard>, bytes: u64) -> bool {
         }
         freed += evict(&host, wanted - freed);
     }
-    freed >= bytes
+    freed >= bytes && store.over_limit(bytes) == 0
 }
 
 fn evict(host: &Rc<Host>, bytes: u64) -> u64 {

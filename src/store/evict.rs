@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 
@@ -12,10 +14,16 @@ use crate::store::catalog::TORRENT;
 use crate::store::files::blocks_len;
 use crate::store::files::open_beneath;
 use crate::store::resume;
-use crate::units::InfoHash;
+use crate::units::{InfoHash, Time};
 
 /// Torrents that are remembered; beyond it the longest idle go when the store is opened.
 const TORRENTS_MAX: usize = 16_384;
+/// Kept free ahead of those who write, who cannot wait until something is removed.
+const AHEAD: u64 = 64 << 20;
+/// The same as a part of a small store.
+const AHEAD_DIVISOR: u64 = 8;
+/// When no idle torrent was left, it is looked again only after so long.
+const BARREN_PAUSE: Duration = Duration::from_secs(10);
 /// A torrent on its way out, so that none opens it any more.
 const GONE: &str = "gone-";
 
@@ -28,7 +36,63 @@ struct Idle {
     len: u64,
 }
 
+/// Idle torrents to remove; see [`Store::clear_job`].
+pub struct ClearJob {
+    store: Arc<Store>,
+    begun: Time,
+}
+
+impl ClearJob {
+    /// How many bytes are free now that were not. Waits for the disk: for a blocking thread.
+    pub fn run(self) -> Result<u64, Disk> {
+        let store = &self.store;
+        let freed = store.evict_idle(store.shortage(store.ahead())?);
+        if !matches!(freed, Ok(1..)) {
+            let until = self.begun + BARREN_PAUSE;
+            let until = until.as_millis();
+            store.barren_until.store(until, Ordering::Relaxed);
+        }
+        freed
+    }
+}
+
+impl Drop for ClearJob {
+    fn drop(&mut self) {
+        self.store.clearing.store(false, Ordering::Release);
+    }
+}
+
 impl Store {
+    /// To be run when there is one: room is getting scarce, and torrents that nobody has open may
+    /// go. One at a time.
+    pub fn clear_job(self: &Arc<Self>, now: Time) -> Option<ClearJob> {
+        let barren = now.as_millis() < self.barren_until.load(Ordering::Relaxed);
+        let scarce = || self.shortage(self.ahead()).is_ok_and(|bytes| bytes > 0);
+        if barren || !scarce() || self.clearing.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        Some(ClearJob {
+            store: Arc::clone(self),
+            begun: now,
+        })
+    }
+
+    /// Whether a [`ClearJob`] is out, so that there is more room soon.
+    pub fn is_clearing(&self) -> bool {
+        self.clearing.load(Ordering::Relaxed)
+    }
+
+    fn ahead(&self) -> u64 {
+        let limit = self.limits.limit.unwrap_or(u64::MAX);
+        AHEAD.min(limit / AHEAD_DIVISOR)
+    }
+
+    /// By how many bytes the store would be over its own limit with `bytes` more.
+    pub fn over_limit(&self, bytes: u64) -> u64 {
+        let limit = self.limits.limit.unwrap_or(u64::MAX);
+        self.used().saturating_add(bytes).saturating_sub(limit)
+    }
+
     /// How many bytes must go before `bytes` more may come; zero if there is room.
     pub fn shortage(&self, bytes: u64) -> Result<u64, Disk> {
         self.shortage_with(bytes, 0)
@@ -36,8 +100,7 @@ impl Store {
 
     /// `pending`: bytes not counted any more whose disk blocks are still to be given back.
     pub(crate) fn shortage_with(&self, bytes: u64, pending: u64) -> Result<u64, Disk> {
-        let limit = self.limits.limit.unwrap_or(u64::MAX);
-        let over_limit = self.used().saturating_add(bytes).saturating_sub(limit);
+        let over_limit = self.over_limit(bytes);
         let disk = rustix::fs::fstatvfs(&self.dir).map_err(io::Error::from)?;
         let percent = u64::from(self.limits.reserve_percent);
         let share = (disk.f_blocks / 100).saturating_mul(percent.saturating_mul(disk.f_frsize));
@@ -58,8 +121,8 @@ impl Store {
             if freed >= bytes {
                 break;
             }
-            if torrent.len > 0 && self.remove(&torrent)? {
-                freed += torrent.len;
+            if torrent.len > 0 {
+                freed += self.remove(&torrent.name)?;
             }
         }
         Ok(freed)
@@ -92,7 +155,7 @@ impl Store {
             torrents.sort_by_key(|torrent| torrent.watched);
             let surplus = torrents.len() - TORRENTS_MAX;
             for torrent in &torrents[..surplus] {
-                self.remove(torrent)?;
+                self.remove(&torrent.name)?;
             }
         }
         Ok(())
@@ -111,27 +174,8 @@ impl Store {
             let Ok(dir) = self.open_dir(&name) else {
                 continue;
             };
-            let mut torrent = Idle {
-                name,
-                watched: (0, 0),
-                len: 0,
-            };
-            for file in Dir::read_from(&dir)? {
-                let file = file?;
-                let Ok(stat) =
-                    rustix::fs::statat(&dir, file.file_name(), AtFlags::SYMLINK_NOFOLLOW)
-                else {
-                    continue;
-                };
-                let name = file.file_name().to_bytes();
-                if name == resume::NAME.as_bytes() || name == TORRENT.as_bytes() {
-                    let changed = (stat.st_mtime, stat.st_mtime_nsec);
-                    torrent.watched = torrent.watched.max(changed);
-                } else if name.iter().all(u8::is_ascii_digit) {
-                    torrent.len += blocks_len(&stat);
-                }
-            }
-            out.push(torrent);
+            let (len, watched) = measure(&dir)?;
+            out.push(Idle { name, watched, len });
         }
         Ok(out)
     }
@@ -141,19 +185,24 @@ impl Store {
         Ok(open_beneath(&self.dir, name, flags, Mode::empty())?.into())
     }
 
-    /// False if a swarm has it open.
-    fn remove(&self, torrent: &Idle) -> io::Result<bool> {
-        let Ok(dir) = self.open_dir(&torrent.name) else {
-            return Ok(false);
+    /// How many bytes that freed; none if a swarm has it open.
+    fn remove(&self, name: &str) -> io::Result<u64> {
+        let Ok(dir) = self.open_dir(name) else {
+            return Ok(0);
         };
         if rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(false);
+            return Ok(0);
         }
-        let gone = format!("{GONE}{}", torrent.name);
-        rustix::fs::renameat(&self.dir, &torrent.name, &self.dir, &gone)?;
-        self.credit(torrent.len);
-        self.remove_gone(&gone)?;
-        Ok(true)
+        // A swarm may have had it open since it was listed.
+        let (len, _) = measure(&dir)?;
+        let gone = format!("{GONE}{name}");
+        rustix::fs::renameat(&self.dir, name, &self.dir, &gone)?;
+        let removed = self.remove_gone(&gone);
+        // Only now is there room, and only so much.
+        let left = measure(&dir).map_or(0, |(left, _)| left);
+        let freed = len.saturating_sub(left);
+        self.credit(freed);
+        removed.map(|()| freed)
     }
 
     fn remove_gone(&self, name: &str) -> io::Result<()> {
@@ -168,4 +217,24 @@ impl Store {
         rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR)?;
         Ok(())
     }
+}
+
+/// Bytes of disk blocks under a torrent's files, and when its journal last changed, by the wall
+/// clock.
+fn measure(dir: &OwnedFd) -> io::Result<(u64, (i64, u64))> {
+    let (mut len, mut watched) = (0, (0, 0));
+    for file in Dir::read_from(dir)? {
+        let file = file?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let Ok(stat) = rustix::fs::statat(dir, file.file_name(), flags) else {
+            continue;
+        };
+        let name = file.file_name().to_bytes();
+        if name == resume::NAME.as_bytes() || name == TORRENT.as_bytes() {
+            watched = watched.max((stat.st_mtime, stat.st_mtime_nsec));
+        } else if name.iter().all(u8::is_ascii_digit) {
+            len += blocks_len(&stat);
+        }
+    }
+    Ok((len, watched))
 }

@@ -17,6 +17,7 @@ mod tests;
 mod torrent;
 mod verify;
 
+pub use crate::store::evict::ClearJob;
 pub use crate::store::external::open_external;
 pub use crate::store::part::{Part, Parts};
 pub use crate::store::rehash::{RehashJob, Rehashed};
@@ -29,7 +30,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -112,6 +113,10 @@ pub struct Store {
     used: AtomicU64,
     catalogued: AtomicUsize,
     renames: AtomicU64,
+    /// A [`ClearJob`] is out.
+    clearing: AtomicBool,
+    /// Nothing idle was left: when to look again, ms.
+    barren_until: AtomicU64,
 }
 
 impl Store {
@@ -145,6 +150,8 @@ impl Store {
             used: AtomicU64::new(0),
             catalogued: AtomicUsize::new(0),
             renames: AtomicU64::new(0),
+            clearing: AtomicBool::new(false),
+            barren_until: AtomicU64::new(0),
         };
         store.note(&format!("process {}", std::process::id()));
         store.survey()?;

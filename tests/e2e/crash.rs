@@ -302,6 +302,30 @@ fn a_small_store_evicts_and_goes_on() {
     );
 }
 
+/// A film of an earlier run goes, whole, before a piece of the one that is played.
+#[test]
+fn an_idle_film_makes_room() {
+    const FILM_LEN: usize = 140_000_000;
+    const STORE_LIMIT: u64 = 256_000_000;
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let play = |stub: &Stub, name: &str| {
+        let film = Film::random(&bed, name, FILM_LEN, 1024 * 1024);
+        film.publish(nginx.root(), "");
+        film.assert_same(&stub.get_all(&target(&[], &nginx.url(name))));
+    };
+    let options = Options::new(&bed).with(&["--store-limit", "256MB"]);
+    let stub = Stub::start_with(&bed, options);
+    play(&stub, "first.bin");
+    let stub = Stub::start_with(&bed, stub.stop());
+    play(&stub, "second.bin");
+    let bought = stub.bytes("from_origin");
+    play(&stub, "second.bin");
+    let again = stub.bytes("from_origin") - bought;
+    assert!(again < 4_000_000, "bought again: {again}");
+    assert!(used(&stub.options().store) <= STORE_LIMIT);
+}
+
 /// Bytes of disk under a folder; holes count for nothing.
 fn used(folder: &std::path::Path) -> u64 {
     let du = Command::new("du")

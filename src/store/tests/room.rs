@@ -148,6 +148,69 @@ fn idle_torrents_go_whole_and_open_ones_never() {
     assert_eq!(store.used(), u64::from(PIECE));
 }
 
+/// Films of two pieces of which one is stored, closed; the store has room for eight pieces.
+fn full_of_idle(dir: &Path, films: u64) -> Arc<Store> {
+    let limits = Limits {
+        limit: Some(8 * u64::from(PIECE)),
+        ..ROOMY
+    };
+    let store = Store::open(dir, limits).unwrap();
+    for seed in 0..films {
+        let film = bytes(PIECE as usize * 2, seed);
+        let mut torrent = store.open_torrent(&single(&film)).unwrap();
+        fill(&mut torrent, &single(&film), &film, 0).unwrap();
+        torrent.close().unwrap();
+    }
+    store
+}
+
+#[test]
+fn idle_torrents_make_room_before_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Time::from_secs(100);
+    let piece = u64::from(PIECE);
+    let store = full_of_idle(dir.path(), 7);
+    assert!(store.clear_job(now).is_none(), "one piece is free yet");
+    let film = bytes(PIECE as usize * 8, 99);
+    let meta = single(&film);
+    let mut torrent = store.open_torrent(&meta).unwrap();
+    let mut removed = 0;
+    for index in 0..8 {
+        torrent.room_for(piece).unwrap();
+        fill(&mut torrent, &meta, &film, index).unwrap();
+        assert!(store.used() <= 8 * piece);
+        let job = store.clear_job(now).expect("it is full");
+        assert!(store.is_clearing() && store.clear_job(now).is_none());
+        if index < 7 {
+            assert_eq!(job.run().unwrap(), piece);
+            removed += 1;
+        } else {
+            // Nothing idle is left, and that is not looked at for each piece.
+            assert_eq!(job.run().unwrap(), 0);
+            assert!(store.clear_job(now).is_none());
+            assert!(
+                store
+                    .clear_job(now + std::time::Duration::from_secs(11))
+                    .is_some()
+            );
+        }
+        assert!(!store.is_clearing());
+    }
+    assert_eq!(removed, 7);
+    assert_eq!(torrent.have().count_ones(..), 8);
+}
+
+#[test]
+fn what_is_planted_in_a_torrent_is_left_and_the_rest_counts_as_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = full_of_idle(dir.path(), 1);
+    let hash = single(&bytes(PIECE as usize * 2, 0)).info_hash.to_string();
+    // A directory where a file of ours is expected cannot be unlinked; what is in it is not ours.
+    fs::create_dir(dir.path().join(&hash).join("planted")).unwrap();
+    assert!(store.evict_idle(1).is_err());
+    assert_eq!(store.used(), 0, "its file is gone all the same");
+}
+
 #[test]
 fn removals_that_were_cut_off_are_ended() {
     let bed = Bed::new(1);
