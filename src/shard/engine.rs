@@ -22,6 +22,7 @@ use crate::shard::Shard;
 use crate::shard::control;
 use crate::shard::directory::Directory;
 use crate::shard::peer;
+use crate::shard::quota::Quotas;
 use crate::shard::roster;
 use crate::shard::seed;
 use crate::shard::stub;
@@ -75,6 +76,7 @@ pub struct Shared {
     pub store: Arc<Store>,
     pub tls: Arc<ClientConfig>,
     pub directory: Directory,
+    pub quotas: Quotas,
     pub mail: Vec<Mail<Letter>>,
     pub gate: Gate,
     pub reach: Reach,
@@ -205,6 +207,7 @@ impl Engine {
             players_max: options.players_max.div_ceil(shards),
             swarms_max: options.swarms_max.div_ceil(shards),
             directory: Directory::new(shards),
+            quotas: Quotas::default(),
             started: runtime::now(),
             options,
             store,

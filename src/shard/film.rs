@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::rc::Weak;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -27,6 +28,8 @@ use crate::shard::kept::Kept;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
 use crate::shard::origin::Sink;
+use crate::shard::quota::Quota;
+use crate::shard::roster;
 use crate::shard::sites::Sites;
 use crate::stub::address::Address;
 use crate::stub::gate::Provenance;
@@ -51,9 +54,6 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(10);
 /// Web seeds joined of one torrent.
 const WEB_SEEDS_MAX: usize = 8;
 
-/// Each is in use, or was just now.
-const TOO_MANY_SWARMS: Failure = Failure::new(503, "swarms", "as many torrents as may be open")
-    .retry_in(Duration::from_secs(60));
 const NO_STORE: Failure = Failure::new(507, "store", "the store cannot take this torrent");
 
 pub struct Film {
@@ -71,6 +71,10 @@ pub struct Film {
     /// Sites that have seen this film's origin answer (R13).
     pub sites: Sites,
     kept: Kept,
+    /// Of the site that is to answer for the torrent.
+    quota: RefCell<Option<Arc<Quota>>>,
+    /// That site's limit keeps the film from its torrent.
+    refused: Cell<bool>,
     pub used_at: Cell<Time>,
     since: Time,
     origin_told: Cell<bool>,
@@ -98,12 +102,16 @@ enum Event {
 
 impl Film {
     /// The film of this address, found or being found.
-    pub fn open(shard: &Rc<Shard>, address: Address) -> Rc<Self> {
+    /// `quota`: of the site whose page asks; `None` if the user does.
+    pub fn open(shard: &Rc<Shard>, address: Address, quota: Option<Arc<Quota>>) -> Rc<Self> {
         let key = identity(&address);
         let now = shard.now();
         if let Some(film) = shard.films.borrow().get(&key)
-            && !film.stale(now)
+            && !film.stale(now, quota.as_ref())
         {
+            if quota.is_none() {
+                *film.quota.borrow_mut() = None;
+            }
             film.used_at.set(now);
             film.add_trackers(&address);
             return film.clone();
@@ -124,6 +132,8 @@ impl Film {
             sniffed: Cell::new(None),
             sites: Sites::default(),
             kept: Kept::default(),
+            quota: RefCell::new(quota),
+            refused: Cell::new(false),
             used_at: Cell::new(now),
             since: now,
             origin_told: Cell::new(false),
@@ -156,7 +166,7 @@ impl Film {
     }
 
     /// Found nothing a while ago, or what it found no longer holds.
-    fn stale(&self, now: Time) -> bool {
+    fn stale(&self, now: Time, quota: Option<&Arc<Quota>>) -> bool {
         let changed = self
             .origin
             .as_ref()
@@ -168,7 +178,10 @@ impl Film {
             State::Elsewhere(_) => true,
             State::Resolving => false,
         };
-        changed || retry
+        // What was one site's limit is not another's.
+        let by = self.quota.borrow();
+        let others = self.refused.get() && by.as_ref().map(Arc::as_ptr) != quota.map(Arc::as_ptr);
+        changed || retry || others
     }
 
     /// The origin's first answer, seen by whichever player asked first.
@@ -348,11 +361,17 @@ impl Film {
                 host.add_trackers(trackers);
                 host
             }
-            None if shard.roster.make_room(shard) => Host::start(shard, info_hash, trackers),
             None => {
-                directory.forget_swarm(info_hash);
-                self.settle_without_swarm(TOO_MANY_SWARMS);
-                return None;
+                let begun = roster::begin(shard, info_hash, trackers, &self.quota.borrow());
+                match begun {
+                    Ok(host) => host,
+                    Err(failure) => {
+                        directory.forget_swarm(info_hash);
+                        self.refused.set(failure == roster::SITE_LIMIT);
+                        self.settle_without_swarm(failure);
+                        return None;
+                    }
+                }
             }
         };
         host.take_up()

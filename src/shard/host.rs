@@ -1,6 +1,7 @@
 //! One swarm on its shard: the pure machine joined to its store, peers, origins and trackers.
 
 use std::cell::Cell;
+use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +21,9 @@ use crate::shard::disk::Shelf;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Sink;
 use crate::shard::peer::PeerConn;
+use crate::shard::quota::Stored;
 use crate::shard::room;
+use crate::shard::run::Run;
 use crate::shard::sources::Sources;
 use crate::shard::tracker;
 use crate::store::Settled;
@@ -32,11 +35,11 @@ use crate::swarm::PeerKey;
 use crate::swarm::ReaderKey;
 use crate::swarm::Swarm;
 use crate::swarm::Verdict;
-use crate::torrent::layout::Layout;
 use crate::torrent::metainfo::Metainfo;
 use crate::tracker::announcer::Announcer;
 use crate::units::ByteRange;
 use crate::units::InfoHash;
+use crate::units::PieceIndex;
 use crate::units::Time;
 
 /// How often it is asked whether verified bytes are to be made durable.
@@ -59,6 +62,8 @@ pub struct Host {
     pub needed_at: Cell<Time>,
     /// Who rely on it; see [`InUse`].
     users: Cell<usize>,
+    /// On the account of the site that asked for it first.
+    pub stored: OnceCell<Stored>,
     /// The user's own files are supplied, until the process ends.
     pub ordered: Cell<bool>,
     /// Peers shut out for lying.
@@ -106,6 +111,7 @@ impl Host {
             watched_at: Cell::new(now),
             needed_at: Cell::new(now),
             users: Cell::new(0),
+            stored: OnceCell::new(),
             ordered: Cell::new(false),
             banned: Cell::new(0),
             changed: Notify::new(),
@@ -296,10 +302,20 @@ impl Host {
         self.swarm.borrow_mut().handle_piece(now, piece, verdict);
         if good {
             room::clear_ahead(&shard);
+            if let Some(stored) = self.stored.get() {
+                stored.add(self.piece_len(piece));
+            }
             self.bitrates.look(self, piece);
         } else if self.shelf.is_full(now) {
             self.wake_readers();
         }
+    }
+
+    /// Zero while that is not known.
+    pub fn piece_len(&self, piece: PieceIndex) -> u64 {
+        let swarm = self.swarm.borrow();
+        let layout = swarm.layout();
+        layout.map_or(0, |layout| u64::from(layout.piece_len(piece)))
     }
 
     fn fetch(self: &Rc<Self>, fetch: FetchKey, origin: OriginKey, range: ByteRange) {
@@ -552,38 +568,5 @@ impl Drop for InUse {
         self.0.users.set(self.0.users.get() - 1);
         self.0.watched_at.set(now);
         self.0.needed_at.set(now);
-    }
-}
-
-/// Bytes that follow each other in a piece, to be written at a stroke.
-#[derive(Default)]
-struct Run<'a> {
-    /// Of the torrent.
-    range: Option<ByteRange>,
-    parts: Vec<&'a [u8]>,
-}
-
-impl<'a> Run<'a> {
-    fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-
-    /// Whether `range` goes on where the run ends, in the same piece.
-    fn takes(&self, range: ByteRange, layout: Option<&Arc<Layout>>) -> bool {
-        let (Some(run), Some(layout)) = (self.range, layout) else {
-            return self.is_empty();
-        };
-        run.end == range.start && layout.piece_of(run.start) == layout.piece_of(range.start)
-    }
-
-    fn add(&mut self, range: ByteRange, bytes: &'a [u8]) {
-        let start = self.range.map_or(range.start, |run| run.start);
-        self.range = Some(ByteRange::new(start, range.end));
-        self.parts.push(bytes);
-    }
-
-    fn take(&mut self) -> (ByteRange, Vec<&'a [u8]>) {
-        let range = self.range.take().unwrap_or(ByteRange { start: 0, end: 0 });
-        (range, std::mem::take(&mut self.parts))
     }
 }

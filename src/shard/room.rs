@@ -51,11 +51,13 @@ fn evict(host: &Rc<Host>, bytes: u64) -> u64 {
     };
     let mut freed = 0;
     for piece in &lost {
-        let layout = host.swarm.borrow().layout().cloned();
-        freed += layout.map_or(0, |layout| u64::from(layout.piece_len(*piece)));
+        freed += host.piece_len(*piece);
         host.swarm
             .borrow_mut()
             .handle_piece(runtime::now(), *piece, Verdict::Lost);
+    }
+    if let Some(stored) = host.stored.get() {
+        stored.remove(freed);
     }
     if !lost.is_empty() {
         // What was evicted is given back to the disk once the journal says so.

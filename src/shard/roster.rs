@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,6 +13,9 @@ use crate::shard::Shard;
 use crate::shard::counts;
 use crate::shard::film::State;
 use crate::shard::host::Host;
+use crate::shard::quota;
+use crate::shard::quota::Quota;
+use crate::stub::reply::Failure;
 use crate::units::InfoHash;
 use crate::units::Time;
 
@@ -22,6 +26,17 @@ const BARREN_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked for swarms whose time is up.
 const LOOK_MIN: Duration = Duration::from_millis(500);
 const LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// R12.
+pub const SITE_LIMIT: Failure = Failure::new(
+    429,
+    "site-torrents",
+    "this site opens more torrents than it may",
+)
+.retry_in(quota::MINUTE);
+/// Each is in use, or was just now.
+const FULL: Failure = Failure::new(503, "swarms", "as many torrents as may be open")
+    .retry_in(Duration::from_secs(60));
 
 pub struct Roster {
     hosts: RefCell<BTreeMap<InfoHash, Rc<Host>>>,
@@ -56,7 +71,7 @@ impl Roster {
 
     /// Whether there is room for one more, made where need be: the swarm that was unwatched
     /// longest ends, one that peers take from last of all.
-    pub fn make_room(&self, shard: &Rc<Shard>) -> bool {
+    fn make_room(&self, shard: &Rc<Shard>) -> bool {
         if self.hosts.borrow().len() < self.hosts_max {
             return true;
         }
@@ -95,6 +110,33 @@ impl Roster {
         let most = if barren { BARREN_MAX } else { Duration::MAX };
         host.may_end() && now.since(host.needed_at.get()) >= self.seed_time.min(most)
     }
+}
+
+/// Begins a swarm that is not open; whether the site that asks may, and the shard has room.
+pub fn begin(
+    shard: &Rc<Shard>,
+    info_hash: InfoHash,
+    trackers: Vec<Vec<String>>,
+    quota: &Option<Arc<Quota>>,
+) -> Result<Rc<Host>, Failure> {
+    let mut stored = None;
+    if let Some(quota) = quota {
+        let store = &shard.shared.store;
+        stored = quota.open(shard.now(), info_hash, |other| store.keeps(other));
+        if stored.is_none() {
+            tracing::info!(%info_hash, "a torrent is not opened: its site has had its share");
+            return Err(SITE_LIMIT);
+        }
+    }
+    if !shard.roster.make_room(shard) {
+        return Err(FULL);
+    }
+    let host = Host::start(shard, info_hash, trackers);
+    if let Some(stored) = stored {
+        // A host that just began has no account yet.
+        let _ = host.stored.set(stored);
+    }
+    Ok(host)
 }
 
 /// Ends the swarms whose time is up, for ever.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::http::head;
@@ -19,6 +20,7 @@ use crate::shard::Shard;
 use crate::shard::film::Film;
 use crate::shard::film::State;
 use crate::shard::passthrough;
+use crate::shard::quota::Quota;
 use crate::shard::tally::Tally;
 use crate::stub::address::Address;
 use crate::stub::gate::Provenance;
@@ -116,7 +118,7 @@ impl Player {
             Tally::add(&shard.tally.requests, 1);
             let ended = match self.route(shard, &head) {
                 Ok(Route::Here(request, address)) => {
-                    let ended = self.serve(shard, &request, address).await;
+                    let ended = self.answer(shard, &request, address).await;
                     self.next(shard, &head, ended)
                 }
                 Ok(Route::Reply(plan)) => {
@@ -238,8 +240,28 @@ impl Player {
         }
     }
 
-    async fn serve(&mut self, shard: &Rc<Shard>, request: &Request<'_>, address: Address) -> Ended {
-        let film = Film::open(shard, address.clone());
+    async fn answer(
+        &mut self,
+        shard: &Rc<Shard>,
+        request: &Request<'_>,
+        address: Address,
+    ) -> Ended {
+        let quota = shard.shared.quotas.of(&request.provenance);
+        let stream = quota.as_ref().map(Quota::stream);
+        if let Some(None) = stream {
+            return self.fail(shard, request, &TOO_MANY_STREAMS).await;
+        }
+        self.serve(shard, request, address, quota).await
+    }
+
+    async fn serve(
+        &mut self,
+        shard: &Rc<Shard>,
+        request: &Request<'_>,
+        address: Address,
+        quota: Option<Arc<Quota>>,
+    ) -> Ended {
+        let film = Film::open(shard, address.clone(), quota.clone());
         let state = match (film.state(), &film.origin) {
             // The first bytes come from the origin at once, and peers take over.
             (State::Resolving, None) => tokio::select! {
@@ -251,7 +273,7 @@ impl Player {
         match state {
             State::Here { host, file } => match host.take_up() {
                 Some(host) => request.from_swarm(self, shard, &film, &host, file).await,
-                None => Box::pin(self.serve(shard, request, address)).await,
+                None => Box::pin(self.serve(shard, request, address, quota)).await,
             },
             State::Failed(failure) => self.fail(shard, request, &failure).await,
             State::Resolving if film.origin.is_none() => {
@@ -302,6 +324,13 @@ impl Player {
     }
 }
 
+/// R12.
+const TOO_MANY_STREAMS: Failure = Failure::new(
+    429,
+    "site-streams",
+    "this site plays as many streams as it may",
+)
+.retry_in(Duration::from_secs(5));
 const NOT_FOUND_IN_TIME: Failure = Failure::new(
     504,
     "not-found-in-time",

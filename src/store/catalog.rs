@@ -52,6 +52,12 @@ impl Store {
         Some((meta, entry.validator))
     }
 
+    /// Whether there is anything of this torrent.
+    pub fn keeps(&self, info_hash: InfoHash) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::statat(&self.dir, info_hash.to_string(), flags).is_ok()
+    }
+
     pub fn recall_hash(&self, info_hash: InfoHash) -> Option<Metainfo> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let dir = open_beneath(&self.dir, &info_hash.to_string(), flags, Mode::empty()).ok()?;

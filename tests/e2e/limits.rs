@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::bed::film::{Film, Random};
+use crate::bed::film::{CLIP, Film, Random};
 use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::nginx::Nginx;
 use crate::bed::scene::{LIMIT, Scene};
@@ -151,4 +151,100 @@ fn whoever_asks_for_a_swarm_that_ends_gets_its_film() {
     wait_until("all to end", LIMIT, || swarms(&stub).is_empty());
     assert!(!stub.log().contains("ERROR"), "{}", stub.log());
     stub.stop();
+}
+
+/// Large enough that a player who does not read holds its reply open.
+fn clips(bed: &Bed, nginx: &Nginx, count: usize, len: usize) -> Vec<Film> {
+    let clip = fs::read(CLIP).unwrap();
+    let films: Vec<_> = (0..count)
+        .map(|n| {
+            let mut data = clip.clone();
+            data.extend(Random::new(n as u64).bytes(len));
+            Film::new(bed, &format!("clip{n}.mp4"), data, PIECE_LEN)
+        })
+        .collect();
+    for film in &films {
+        film.publish(nginx.root(), "");
+        let torrent = film.torrent("", &nginx.url(&film.name));
+        fs::write(
+            nginx.root().join(format!("{}.web.torrent", film.name)),
+            torrent,
+        )
+        .unwrap();
+    }
+    films
+}
+
+#[test]
+fn a_site_has_eight_streams_on_all_shards_together() {
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let films = clips(&bed, &nginx, 4, 16 * FILM_LEN);
+    let options = Options {
+        shards: 2,
+        ..Options::new(&bed)
+    };
+    let stub = Stub::start_with(&bed, options);
+    let video = |n: usize| target(&[], &nginx.url(&films[n % films.len()].name));
+    let site = "Origin: https://a.example";
+    let mut paused: Vec<_> = (0..8)
+        .map(|n| {
+            let mut client = stub.client();
+            client.send("GET", &video(n), &[site]).unwrap();
+            assert_eq!(client.head().unwrap().status, 200);
+            client
+        })
+        .collect();
+    let ask = |from: &[&str]| {
+        let lines = [from, &["Range: bytes=0-99"]].concat();
+        stub.get(&video(0), &lines).unwrap()
+    };
+    let refused = ask(&[site]);
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert!(
+        refused.text().contains("site-streams"),
+        "{}",
+        refused.text()
+    );
+    assert!(refused.header("retry-after").is_some());
+    let allowed = refused.header("access-control-allow-origin");
+    assert_eq!(allowed, Some("https://a.example"), "the page may read why");
+    assert_eq!(ask(&["Origin: https://b.example"]).status, 206);
+    assert_eq!(ask(&[]).status, 206, "the user's own");
+    paused.pop();
+    wait_until("the stream to end", LIMIT, || ask(&[site]).status == 206);
+}
+
+#[test]
+fn a_site_opens_four_torrents_a_minute() {
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let films = clips(&bed, &nginx, 6, 100_000);
+    let stub = Stub::start(&bed);
+    let site = "Referer: https://a.example/page";
+    let status = |film: &Film, from: &[&str]| {
+        let lines = [from, &["Range: bytes=0-99"]].concat();
+        let reply = stub.get(&by_torrent(&nginx, film), &lines).unwrap();
+        if reply.status == 429 {
+            assert!(reply.text().contains("site-torrents"), "{}", reply.text());
+            assert!(reply.header("retry-after").is_some());
+        }
+        reply.status
+    };
+    for film in &films[..4] {
+        assert_eq!(status(film, &[site]), 206);
+    }
+    assert_eq!(status(&films[4], &[site]), 429);
+    assert_eq!(status(&films[0], &[site]), 206, "it is open already");
+    // What has an origin plays from there, and is neither kept nor given to others.
+    let video = target(&[], &nginx.url(&films[5].name));
+    let reply = stub.get(&video, &[site]).unwrap();
+    films[5].assert_same(&reply.body);
+    assert_eq!(swarms(&stub).len(), 4);
+    // The limit is that site's alone.
+    assert_eq!(status(&films[4], &["Origin: https://b.example"]), 206);
+    assert_eq!(stub.get_all(&video).len(), films[5].len());
+    wait_until("the user's own to be joined", LIMIT, || {
+        swarms(&stub).len() == 6
+    });
 }
