@@ -1,6 +1,7 @@
-//! Receive buffers: contiguous heap memory from a bounded pool on each thread.
+//! Receive buffers: contiguous heap memory from a bounded pool on each thread, counted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A message or a head.
 pub const SMALL: usize = 4 * 1024;
@@ -11,6 +12,13 @@ pub const LARGE: usize = 256 * 1024;
 
 /// Size and number kept by each thread: 13 MiB at most.
 const CLASSES: [(usize, usize); 3] = [(SMALL, 256), (MEDIUM, 64), (LARGE, 32)];
+
+/// Bytes of all buffers that are taken, on all threads, and of all that is [`Held`] elsewhere.
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+pub fn in_use() -> usize {
+    IN_USE.load(Ordering::Relaxed)
+}
 
 thread_local! {
     static POOL: RefCell<[Vec<Vec<u8>>; CLASSES.len()]> =
@@ -33,6 +41,7 @@ impl Buffer {
         let class = CLASSES.iter().position(|&(len, _)| at_least <= len);
         let pooled = class.and_then(|class| POOL.with_borrow_mut(|pool| pool[class].pop()));
         let len = class.map_or(at_least, |class| CLASSES[class].0);
+        IN_USE.fetch_add(len, Ordering::Relaxed);
         Self {
             memory: pooled.unwrap_or_else(|| vec![0; len]),
             start: 0,
@@ -124,6 +133,7 @@ impl Drop for Buffer {
     /// Runs inside the ring's dispatch when an operation was dropped: must not touch the runtime.
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
+        IN_USE.fetch_sub(memory.len(), Ordering::Relaxed);
         let Some(class) = CLASSES.iter().position(|&(len, _)| len == memory.len()) else {
             return;
         };
@@ -134,6 +144,31 @@ impl Drop for Buffer {
                 kept.push(memory);
             }
         });
+    }
+}
+
+/// Bytes that are kept outside of any [`Buffer`] and count with them, until this is dropped.
+#[derive(Default)]
+pub struct Held(Cell<usize>);
+
+impl Held {
+    pub const fn get(&self) -> usize {
+        self.0.get()
+    }
+
+    pub fn set(&self, len: usize) {
+        let before = self.0.replace(len);
+        if len >= before {
+            IN_USE.fetch_add(len - before, Ordering::Relaxed);
+        } else {
+            IN_USE.fetch_sub(before - len, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -167,6 +202,24 @@ mod tests {
         let again = Buffer::take(MEDIUM + 1);
         assert_eq!((again.capacity(), again.len()), (LARGE, 0));
         assert_eq!(POOL.with_borrow(|pool| pool[2].len()), 31);
+    }
+
+    #[test]
+    fn what_is_taken_or_held_is_counted_until_it_goes() {
+        // Far more than what the tests beside this one take.
+        let huge = 1 << 40;
+        let held = Held::default();
+        held.set(3 * huge);
+        held.set(2 * huge);
+        assert_eq!(in_use() / huge, 2);
+        drop(held);
+        assert_eq!(in_use() / huge, 0);
+        let large = 1 << 30;
+        let before = in_use() / large;
+        let buffer = Buffer::take(large);
+        assert_eq!(in_use() / large, before + 1);
+        drop(buffer);
+        assert_eq!(in_use() / large, before);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What passed through before the torrent was known, kept so that the origin is not asked twice.
 
-use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::ring::buffers::Held;
 use crate::ring::runtime;
 use crate::shard::host::Host;
 use crate::shard::origin::OriginHost;
@@ -19,7 +19,7 @@ const FEED_SLICE: usize = 128 * 1024;
 #[derive(Default)]
 pub struct Kept {
     runs: RefCell<BTreeMap<u64, Vec<u8>>>,
-    len: Cell<usize>,
+    len: Held,
 }
 
 impl Kept {

@@ -1,5 +1,6 @@
 //! One core's loop: the pure machines meet the ring.
 
+pub mod appetite;
 pub mod bitrate;
 pub mod control;
 pub mod counts;
@@ -10,6 +11,7 @@ pub mod entity;
 pub mod fetch;
 pub mod film;
 pub mod host;
+pub mod idle;
 pub mod kept;
 pub mod origin;
 pub mod passthrough;
@@ -41,6 +43,7 @@ use crate::ring::stream::Socket;
 use crate::shard::engine::Shared;
 use crate::shard::film::Film;
 use crate::shard::host::Host;
+use crate::shard::idle::Idle;
 use crate::shard::roster::Roster;
 use crate::shard::tally::Tally;
 use crate::torrent::metainfo::Metainfo;
@@ -60,6 +63,7 @@ pub struct Shard {
     pub roster: Roster,
     /// Connections of players on this shard.
     pub players: Cell<usize>,
+    pub idle: Idle,
     /// Connections of peers whose swarm is not known yet.
     pub strangers: Cell<usize>,
     next_seed: Cell<u64>,
@@ -112,6 +116,7 @@ impl Shard {
             films: RefCell::default(),
             roster,
             players: Cell::new(0),
+            idle: Idle::default(),
             strangers: Cell::new(0),
             next_seed: Cell::new(seed),
         })

@@ -20,13 +20,14 @@ use crate::origin::pool::Output;
 use crate::origin::pool::Pool;
 use crate::origin::pool::Ranges;
 use crate::origin::tls::Tls;
-use crate::ring::buffers::Buffer;
+use crate::ring::buffers::Held;
 use crate::ring::runtime;
 use crate::ring::stream::Closer;
 use crate::ring::stream::Receiver;
 use crate::ring::stream::Sender;
 use crate::ring::stream::Stream;
 use crate::shard::Shard;
+use crate::shard::appetite::Appetite;
 use crate::shard::host::Host;
 use crate::swarm::FetchKey;
 use crate::units::ByteRange;
@@ -34,7 +35,6 @@ use crate::units::Time;
 
 /// Resolving a name and connecting may take this long together.
 pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
-const RECEIVE_LEN: usize = 256 * 1024;
 const SEND_STALL: Duration = Duration::from_secs(30);
 
 /// One origin file on this shard.
@@ -67,7 +67,7 @@ pub struct Pipe {
     pub head: RefCell<Option<Answer>>,
     pub queue: RefCell<VecDeque<Vec<u8>>>,
     /// Bytes in `queue`.
-    pub held: Cell<usize>,
+    pub held: Held,
     pub end: RefCell<Option<Result<(), OriginFailed>>>,
     pub wake: Notify,
     /// Told when `held` falls, for a connection that waits for room.
@@ -300,20 +300,21 @@ impl OriginHost {
         mut receiver: Receiver,
         tls: Option<Rc<RefCell<Tls>>>,
     ) {
-        let mut buffer = Buffer::take(RECEIVE_LEN);
+        let mut buffer = Appetite::begin();
+        let mut appetite = Appetite::default();
         let mut orderly = true;
         while !state.closed.get() {
             self.wait_for_room(&state).await;
             let (result, filled) = receiver.recv(buffer, None).await;
             buffer = filled;
-            match result {
+            let received = match result {
                 Ok(0) => break,
-                Ok(_) => {}
+                Ok(received) => received,
                 Err(_) => {
                     orderly = false;
                     break;
                 }
-            }
+            };
             match &tls {
                 None => {
                     self.feed(conn, &state, buffer.bytes());
@@ -337,6 +338,7 @@ impl OriginHost {
                     }
                 }
             }
+            buffer = appetite.fit(received, buffer);
         }
         // Without its close_notify a TLS stream may have been cut by anybody (RFC 8446 §6.1).
         orderly &= tls.is_none_or(|tls| tls.borrow().closed_cleanly());

@@ -13,6 +13,7 @@ use crate::http::head::ResponseHead;
 use crate::http::range;
 use crate::http::range::Asked;
 use crate::origin::OriginFailed;
+use crate::ring::buffers::Held;
 use crate::shard::Shard;
 use crate::shard::entity;
 use crate::shard::film::Film;
@@ -428,6 +429,8 @@ impl Pass {
     }
 
     async fn send(&mut self, player: &mut Player, film: &Rc<Film>, bytes: Vec<u8>) -> bool {
+        let sending = Held::default();
+        sending.set(bytes.len());
         let at = self.left.start;
         self.left.start += bytes.len() as u64;
         film.keep(at, &bytes);

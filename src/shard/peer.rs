@@ -21,6 +21,7 @@ use crate::ring::stream::Socket;
 use crate::ring::stream::Stream;
 use crate::shard::Letter;
 use crate::shard::Shard;
+use crate::shard::appetite::Appetite;
 use crate::shard::host::Host;
 use crate::store::Part;
 use crate::swarm::PeerKey;
@@ -33,8 +34,6 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Strangers whose swarm is not known yet, a shard.
 const STRANGERS_MAX: usize = 256;
-/// Room for several blocks; a message is never longer (R40).
-const RECEIVE_LEN: usize = 256 * 1024;
 /// A peer that takes nothing for this long is gone.
 const SEND_STALL: Duration = Duration::from_secs(120);
 
@@ -177,7 +176,7 @@ fn attend(host: &Rc<Host>, peer: PeerKey, addr: SocketAddr, stream: Stream, earl
         closed: Cell::new(false),
     });
     host.peers.borrow_mut().insert(peer, conn.clone());
-    let mut buffer = Buffer::take(RECEIVE_LEN);
+    let mut buffer = Appetite::begin();
     buffer.append(early);
     runtime::spawn(write(host.clone(), peer, conn.clone(), sender));
     runtime::spawn(read(host.clone(), peer, conn, receiver, buffer));
@@ -195,11 +194,14 @@ async fn read(
     mut receiver: Receiver,
     mut buffer: Buffer,
 ) {
+    let mut appetite = Appetite::default();
+    let mut received = 0;
     loop {
         feed(&host, peer, &conn, &mut buffer);
         if conn.closed.get() {
             break;
         }
+        buffer = appetite.fit(received, buffer);
         let (result, filled) = receiver.recv(buffer, None).await;
         buffer = filled;
         match result {
@@ -207,7 +209,7 @@ async fn read(
                 tracing::debug!(addr = %conn.addr, "peer gone");
                 break;
             }
-            Ok(_) => {}
+            Ok(bytes) => received = bytes,
             Err(error) => {
                 tracing::debug!(addr = %conn.addr, %error, "peer lost");
                 break;

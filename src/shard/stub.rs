@@ -5,9 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::BUFFERS_LEN_MAX;
+use crate::config::PLAYER_ACTIVE_LEN_MAX;
 use crate::http::head;
 use crate::http::head::Method;
 use crate::http::head::RequestHead;
+use crate::ring::buffers;
 use crate::ring::buffers::Buffer;
 use crate::ring::listener::Listener;
 use crate::ring::runtime;
@@ -37,6 +40,9 @@ use crate::units::Time;
 
 /// A head may be this long (R10); what a player pipelines beyond it waits in the kernel.
 const HEAD_LEN: usize = 16 * 1024 + 8 * 1024;
+/// A reply waits so long for others to give memory back, and looks for it so often.
+const MEMORY_WAIT: Duration = Duration::from_secs(5);
+const MEMORY_LOOK: Duration = Duration::from_millis(100);
 /// What a stream or file address may take to be found before the player hears 504.
 const FIND_WAIT: Duration = Duration::from_secs(65);
 
@@ -97,6 +103,9 @@ pub fn arrive(shard: &Rc<Shard>, socket: Socket, addr: SocketAddr, early: &[u8])
         session,
     };
     shard.players.set(shard.players.get() + 1);
+    shard
+        .idle
+        .handle_arrival(shard.players.get(), shard.shared.players_max);
     let shard = shard.clone();
     runtime::spawn(async move {
         player.attend(&shard).await;
@@ -182,10 +191,15 @@ impl Player {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
                 // An idle connection holds no buffer.
-                None => tokio::select! {
-                    () = self.receiver.readable() => Buffer::take(HEAD_LEN),
-                    () = runtime::sleep(wait) => return Ok(None),
-                },
+                None => {
+                    let waiting = shard.idle.wait();
+                    tokio::select! {
+                        biased;
+                        () = self.receiver.readable() => Buffer::take(HEAD_LEN),
+                        () = waiting.told() => return Ok(None),
+                        () = runtime::sleep(wait) => return Ok(None),
+                    }
+                }
             };
             let (result, filled) = self.receiver.recv(buffer, Some(wait)).await;
             buffer = filled;
@@ -251,7 +265,22 @@ impl Player {
         if let Some(None) = stream {
             return self.fail(shard, request, &TOO_MANY_STREAMS).await;
         }
+        if !self.wait_for_memory().await {
+            return self.fail(shard, request, &Failure::BUSY).await;
+        }
         self.serve(shard, request, address, quota).await
+    }
+
+    /// R29: over the budget no reply begins; one that waited long enough is refused.
+    async fn wait_for_memory(&mut self) -> bool {
+        let until = runtime::now() + MEMORY_WAIT;
+        while buffers::in_use() + PLAYER_ACTIVE_LEN_MAX > BUFFERS_LEN_MAX {
+            if runtime::now() >= until {
+                return false;
+            }
+            runtime::sleep(MEMORY_LOOK).await;
+        }
+        true
     }
 
     async fn serve(

@@ -1,10 +1,14 @@
 //! What there may be at most: swarms, streams and torrents of a site, connections, memory.
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::bed::film::{CLIP, Film, Random};
+use crate::bed::http::Client;
 use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::nginx::Nginx;
 use crate::bed::scene::{LIMIT, Scene};
@@ -247,4 +251,95 @@ fn a_site_opens_four_torrents_a_minute() {
     wait_until("the user's own to be joined", LIMIT, || {
         swarms(&stub).len() == 6
     });
+}
+
+/// The same command with at most so many descriptors.
+fn with_nofile(command: &Command, nofile: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {nofile} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
+#[test]
+fn the_connections_idle_longest_make_room() {
+    let scene = Scene::new(16 * FILM_LEN, PIECE_LEN);
+    // 179 players at most, by the share of descriptors that is theirs; 143 are plenty.
+    let options = Options::new(&scene.bed);
+    let stub = Stub::start_wrapped(&scene.bed, options, |command| with_nofile(&command, 256));
+    let mut paused = stub.client();
+    paused.send("GET", &scene.target(), &[]).unwrap();
+    assert_eq!(paused.head().unwrap().status, 200);
+    let asked = || {
+        let mut client = stub.client();
+        client.send("OPTIONS", "*", &[]).unwrap();
+        assert_eq!(client.reply("OPTIONS").unwrap().status, 204);
+        client
+    };
+    let mut idle: Vec<_> = (0..142).map(|_| asked()).collect();
+    for client in &mut idle {
+        client.send("OPTIONS", "*", &[]).unwrap();
+        assert_eq!(client.reply("OPTIONS").unwrap().status, 204, "143 may stay");
+    }
+    let newer: Vec<_> = (0..10).map(|_| asked()).collect();
+    for client in &mut idle[..10] {
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "the longest idle go");
+    }
+    for client in idle[10..].iter_mut().chain(&mut { newer }) {
+        client.send("OPTIONS", "*", &[]).unwrap();
+        assert_eq!(client.reply("OPTIONS").unwrap().status, 204);
+    }
+    let mut rest = vec![0; scene.film.len()];
+    let mut at = 0;
+    while at < rest.len() {
+        at += paused.read(&mut rest[at..]).unwrap();
+    }
+    scene.film.assert_same(&rest);
+}
+
+/// A player that takes next to nothing: what it does not take waits in the stub.
+fn paused_player(stub: &Stub, target: &str) -> (u16, Client) {
+    let socket = Socket::new(Domain::for_address(stub.addr()), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&stub.addr().into()).unwrap();
+    let mut client = Client::over(stub.addr(), socket.into()).unwrap();
+    client.send("GET", target, &[]).unwrap();
+    (client.head().unwrap().status, client)
+}
+
+#[test]
+fn memory_for_players_has_an_end() {
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let film = Film::random(&bed, "film.bin", 16 * FILM_LEN, PIECE_LEN);
+    fs::copy(film.path(), nginx.root().join("film.bin")).unwrap();
+    let stub = Stub::start(&bed);
+    let target = target(&[], &nginx.url("film.bin"));
+    let mut players = Vec::new();
+    let refused = loop {
+        assert!(players.len() < 1500, "nobody was refused");
+        match paused_player(&stub, &target) {
+            (200, client) => players.push(client),
+            (status, _) => break status,
+        }
+    };
+    assert_eq!(refused, 503);
+    assert!(players.len() >= 200, "{} at once", players.len());
+    let resident = fs::read_to_string(format!("/proc/{}/status", stub.id())).unwrap();
+    let resident = resident
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 400 * 1024, "{resident}");
+    players.truncate(10);
+    let part = stub.get(&target, &["Range: bytes=5-99"]).unwrap();
+    assert_eq!(part.status, 206, "memory came back: {}", part.text());
+    film.assert_part(5, &part.body);
 }
