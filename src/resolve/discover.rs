@@ -36,13 +36,26 @@ pub enum Ask {
     },
 }
 
-/// A body to be fetched: hand it, or why there is none, to [`Discover::handle_body`].
+/// A body to be fetched: hand what it is, or why there is none, to [`Discover::handle_body`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Get {
     pub id: u64,
     pub url: Url,
     /// Bytes; a longer body is an error.
     pub limit: usize,
+}
+
+/// A body that came, as metainfo or why it is none. To be read on a shard only if it is short.
+pub struct Body(Result<Box<Metainfo>, &'static str>);
+
+impl Body {
+    pub fn read(bytes: &[u8]) -> Self {
+        if bytes.len() > TORRENT_LEN_MAX {
+            return Self(Err("too-long"));
+        }
+        let metainfo = Metainfo::parse(bytes).map_err(|bad| bad.reason);
+        Self(metainfo.map(Box::new))
+    }
 }
 
 /// Why there is no body.
@@ -241,7 +254,7 @@ impl Discover {
     }
 
     /// An id that is no longer awaited is passed over.
-    pub fn handle_body(&mut self, now: Time, id: u64, body: Result<Vec<u8>, Unfound>) {
+    pub fn handle_body(&mut self, now: Time, id: u64, body: Result<Body, Unfound>) {
         let Some(at) = self.flights.iter().position(|flight| flight.id == id) else {
             return;
         };
@@ -250,7 +263,7 @@ impl Discover {
             return;
         }
         let found = match body {
-            Ok(body) => self.read(&flight.url, &body),
+            Ok(body) => self.take(&flight.url, body),
             Err(unfound) => {
                 if matches!(self.ask, Ask::Torrent { .. }) {
                     self.end(unreached(unfound));
@@ -259,11 +272,10 @@ impl Discover {
             }
         };
         if flight.sidecar {
-            self.sidecar = found.map_or(Sidecar::None, |found| {
-                Sidecar::Found(flight.url, Box::new(found))
-            });
+            let found = found.map(|found| Sidecar::Found(flight.url, found));
+            self.sidecar = found.unwrap_or(Sidecar::None);
         } else if let Some(found) = found {
-            self.accept(Some(&flight.url), found);
+            self.accept(Some(&flight.url), *found);
         }
         self.advance(now);
     }
@@ -389,17 +401,16 @@ impl Discover {
         });
     }
 
-    /// A body as metainfo, if it is what is looked for.
-    fn read(&mut self, url: &Url, body: &[u8]) -> Option<Metainfo> {
-        let why = match Metainfo::parse(body) {
-            _ if body.len() > TORRENT_LEN_MAX => "too-long",
+    /// The body's metainfo, if it is what is looked for.
+    fn take(&mut self, url: &Url, body: Body) -> Option<Box<Metainfo>> {
+        let why = match body.0 {
             Ok(metainfo) => match &self.ask {
                 Ask::Magnet { magnet, .. } if magnet.info_hash != metainfo.info_hash => {
                     "another torrent than the link names"
                 }
                 _ => return Some(metainfo),
             },
-            Err(bad) => bad.reason,
+            Err(why) => why,
         };
         match self.ask {
             Ask::Torrent { .. } => self.end(Outcome::Failed {

@@ -14,6 +14,7 @@ use url::Url;
 use crate::http::head::ResponseHead;
 use crate::origin::OriginFailed;
 use crate::resolve::discover::Ask;
+use crate::resolve::discover::Body;
 use crate::resolve::discover::Discover;
 use crate::resolve::discover::Found;
 use crate::resolve::discover::Outcome;
@@ -25,6 +26,7 @@ use crate::shard::fetch;
 use crate::shard::host::Host;
 use crate::shard::host::InUse;
 use crate::shard::kept::Kept;
+use crate::shard::opening;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
 use crate::shard::origin::Sink;
@@ -95,7 +97,7 @@ pub enum State {
 }
 
 enum Event {
-    Body(u64, Result<Vec<u8>, Unfound>),
+    Body(u64, Result<Body, Unfound>),
     OriginHead(Box<ResponseHead>, Option<u64>),
     OriginFailed,
 }
@@ -262,7 +264,7 @@ impl Film {
         };
         let mut discover = Discover::new(shard.now(), ask);
         if let Address::Video { video, .. } = &self.address
-            && let Some((metainfo, validator)) = shard.shared.store.recall(video.as_str())
+            && let Some((metainfo, validator)) = opening::recall(&shard, video.as_str()).await
         {
             discover.recall(metainfo, validator);
         }
@@ -302,11 +304,10 @@ impl Film {
         let film = self.clone();
         let shard = shard.clone();
         runtime::spawn(async move {
-            let body = fetch::get(&shard, get.url, get.limit).await;
-            let body = body.map_err(|failed: OriginFailed| Unfound {
-                status: failed.status,
-                why: failed.why,
-            });
+            let body = match fetch::get(&shard, get.url, get.limit).await {
+                Ok(body) => opening::read(body).await,
+                Err(OriginFailed { status, why, .. }) => Err(Unfound { status, why }),
+            };
             film.events
                 .borrow_mut()
                 .push_back(Event::Body(get.id, body));
@@ -389,15 +390,10 @@ impl Film {
         let Some(host) = self.join(shard, metainfo.info_hash, trackers).await else {
             return;
         };
-        let metainfo = Rc::new(metainfo);
-        if host.metainfo.borrow().is_none() {
-            match shard.shared.store.open_torrent(&metainfo) {
-                Ok(torrent) => host.know(metainfo.clone(), torrent),
-                Err(error) => {
-                    tracing::error!(%error, "the store cannot take this torrent");
-                    return self.settle_without_swarm(NO_STORE);
-                }
-            }
+        let metainfo = Arc::new(metainfo);
+        if let Err(error) = opening::open(&host, metainfo.clone()).await {
+            tracing::error!(%error, "the store cannot take this torrent");
+            return self.settle_without_swarm(NO_STORE);
         }
         self.remember(shard, &metainfo);
         self.join_origins(shard, &host, web_seeds, file);
@@ -432,10 +428,10 @@ impl Film {
             return;
         };
         if host.metainfo.borrow().is_none()
-            && let Some(metainfo) = shard.shared.store.recall_hash(magnet.info_hash)
-            && let Ok(torrent) = shard.shared.store.open_torrent(&metainfo)
+            && let Some(metainfo) = opening::recall_hash(shard, magnet.info_hash).await
+            && let Err(error) = opening::open(&host, Arc::new(metainfo)).await
         {
-            host.know(Rc::new(metainfo), torrent);
+            tracing::error!(%error, "the store cannot take this torrent");
         }
         let peers = fetch::addresses(&magnet.peers).await;
         host.add_addresses(&peers, Heard::Magnet);
@@ -555,15 +551,12 @@ impl Film {
         self.sites.note(from);
     }
 
-    fn remember(&self, shard: &Rc<Shard>, metainfo: &Metainfo) {
-        let pin = self
-            .origin
-            .as_ref()
-            .and_then(|origin| Some((origin, origin.pin()?)));
-        let known = pin
-            .as_ref()
-            .and_then(|(origin, pin)| Some((origin.url.as_str(), pin.if_range()?)));
-        shard.shared.store.remember(metainfo, known);
+    fn remember(&self, shard: &Shard, metainfo: &Arc<Metainfo>) {
+        let known = self.origin.as_ref().and_then(|origin| {
+            let validator = origin.pin()?.if_range()?.to_owned();
+            Some((origin.url.as_str().to_owned(), validator))
+        });
+        opening::remember(shard, metainfo, known);
     }
 }
 

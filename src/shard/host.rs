@@ -18,6 +18,7 @@ use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::bitrate::Bitrates;
 use crate::shard::disk::Shelf;
+use crate::shard::opening;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Sink;
 use crate::shard::peer::PeerConn;
@@ -49,8 +50,10 @@ pub struct Host {
     pub shard: Weak<Shard>,
     pub info_hash: InfoHash,
     pub swarm: RefCell<Swarm>,
-    pub metainfo: RefCell<Option<Rc<Metainfo>>>,
+    pub metainfo: RefCell<Option<Arc<Metainfo>>>,
     pub shelf: Shelf,
+    /// The store is being opened; `changed` tells when that is over.
+    pub opening: Cell<bool>,
     pub sources: Sources,
     pub announcer: RefCell<Announcer>,
     pub peers: RefCell<BTreeMap<PeerKey, Rc<PeerConn>>>,
@@ -103,6 +106,7 @@ impl Host {
             swarm: RefCell::new(Swarm::new(now, setup)),
             metainfo: RefCell::default(),
             shelf: Shelf::default(),
+            opening: Cell::new(false),
             sources: Sources::default(),
             announcer: RefCell::new(announcer),
             peers: RefCell::default(),
@@ -155,7 +159,7 @@ impl Host {
     }
 
     /// The metainfo is known and its store open: pieces can be asked for.
-    pub fn know(self: &Rc<Self>, metainfo: Rc<Metainfo>, store: Torrent) {
+    pub fn know(self: &Rc<Self>, metainfo: Arc<Metainfo>, store: Torrent) {
         let Some(shard) = self.shard.upgrade() else {
             return;
         };
@@ -275,7 +279,9 @@ impl Host {
                 self.announcer.borrow_mut().completed(shard.now());
                 self.announce_wake.notify_one();
             }
-            Output::Metadata { info } => self.metadata(&shard, info),
+            Output::Metadata { info } => {
+                runtime::spawn(opening::take_metadata(self.clone(), info));
+            }
             Output::Banned { addr, why } => {
                 self.banned.set(self.banned.get() + 1);
                 tracing::info!(%addr, why, "peer banned");
@@ -392,25 +398,6 @@ impl Host {
         }
     }
 
-    fn metadata(self: &Rc<Self>, shard: &Rc<Shard>, info: Vec<u8>) {
-        let parsed = Metainfo::from_info(Bytes::from(info), self.info_hash);
-        let metainfo = match parsed {
-            Ok(metainfo) => metainfo,
-            Err(error) => {
-                tracing::warn!(%error, "metadata from peers was refused");
-                self.swarm.borrow_mut().metadata_bad(shard.now());
-                return;
-            }
-        };
-        match shard.shared.store.open_torrent(&metainfo) {
-            Ok(torrent) => {
-                let host = self.clone();
-                runtime::spawn(async move { host.know(Rc::new(metainfo), torrent) });
-            }
-            Err(error) => tracing::error!(%error, "the store cannot take this torrent"),
-        }
-    }
-
     pub fn add_addresses(
         self: &Rc<Self>,
         addrs: &[SocketAddr],
@@ -448,7 +435,7 @@ impl Host {
     }
 
     /// The metainfo, once peers have given it.
-    pub async fn metainfo_within(&self, wait: Duration) -> Option<Rc<Metainfo>> {
+    pub async fn metainfo_within(&self, wait: Duration) -> Option<Arc<Metainfo>> {
         let until = runtime::now() + wait;
         loop {
             let changed = self.changed.notified();

@@ -13,6 +13,7 @@ pub mod film;
 pub mod host;
 pub mod idle;
 pub mod kept;
+pub mod opening;
 pub mod origin;
 pub mod passthrough;
 pub mod peer;

@@ -1,6 +1,7 @@
 //! Swarms that are supplied from the user's own files (`bittube seed`).
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::ring::runtime;
@@ -42,7 +43,7 @@ pub async fn join(shard: Rc<Shard>, order: SeedOrder) {
     progress.pieces_right.store(right, Ordering::Relaxed);
     let host = Host::start(&shard, metainfo.info_hash, metainfo.trackers.clone());
     host.ordered.set(true);
-    host.know(Rc::new(metainfo), torrent);
+    host.know(Arc::new(metainfo), torrent);
     progress.state.store(1, Ordering::Release);
 }
 

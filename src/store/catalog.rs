@@ -42,14 +42,13 @@ impl Store {
         }
     }
 
-    /// What [`Store::remember`] was told of this URL: the metainfo, and the validator it had then.
-    pub fn recall(&self, url: &str) -> Option<(Metainfo, String)> {
+    /// What [`Store::remember`] was told of this URL: the torrent, and the validator it had then.
+    pub fn recall_url(&self, url: &str) -> Option<(InfoHash, String)> {
         let dir = self.open_catalog().ok()?;
         let bytes = read(&dir, &entry_name(url), ENTRY_LEN_MAX)?;
         let entry: Entry = serde_json::from_slice(&bytes).ok()?;
         let info_hash = InfoHash::parse(&entry.info_hash)?;
-        let meta = (entry.url == url).then(|| self.recall_hash(info_hash))??;
-        Some((meta, entry.validator))
+        (entry.url == url).then_some((info_hash, entry.validator))
     }
 
     /// Whether there is anything of this torrent.
@@ -58,6 +57,14 @@ impl Store {
         rustix::fs::statat(&self.dir, info_hash.to_string(), flags).is_ok()
     }
 
+    /// How long the metainfo is that [`Store::recall_hash`] reads.
+    pub fn kept_len(&self, info_hash: InfoHash) -> Option<u64> {
+        let path = format!("{info_hash}/{TORRENT}");
+        let stat = rustix::fs::statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+
+    /// Takes long for a long one.
     pub fn recall_hash(&self, info_hash: InfoHash) -> Option<Metainfo> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let dir = open_beneath(&self.dir, &info_hash.to_string(), flags, Mode::empty()).ok()?;

@@ -41,6 +41,10 @@ fn film(length: usize) -> Vec<u8> {
     make("other name.mp4", PIECE, &vec![1; length])
 }
 
+fn came(bytes: &[u8]) -> Result<Body, Unfound> {
+    Ok(Body::read(bytes))
+}
+
 fn several(files: &[(&str, u64)]) -> Vec<u8> {
     let length: u64 = files.iter().map(|file| file.1).sum();
     let files: Vec<_> = files
@@ -61,7 +65,7 @@ fn several(files: &[(&str, u64)]) -> Vec<u8> {
     .build_files(&files)
 }
 
-fn lost(status: u16) -> Result<Vec<u8>, Unfound> {
+fn lost(status: u16) -> Result<Body, Unfound> {
     Err(Unfound {
         status: Some(status),
         why: format!("status {status}"),
@@ -110,7 +114,7 @@ fn warnings(it: &mut Discover) -> Vec<&'static str> {
 fn a_torrent_beside_the_video_waits_for_the_origin() {
     let mut it = Discover::new(Time::ZERO, ask());
     assert_eq!(gets(&mut it), [(0, SIDECAR.to_owned())]);
-    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     assert!(it.take_outcome().is_none());
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
     let found = found(&mut it);
@@ -126,11 +130,11 @@ fn the_origin_may_answer_first_or_fail() {
     let mut it = Discover::new(Time::ZERO, ask());
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), None);
     assert!(it.take_outcome().is_none());
-    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     assert_eq!(found(&mut it).file, 0);
 
     let mut it = Discover::new(Time::ZERO, ask());
-    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     it.handle_origin_failed(Time::ZERO);
     assert_eq!(found(&mut it).file, 0);
 
@@ -144,7 +148,7 @@ fn the_origin_may_answer_first_or_fail() {
 fn describedby_goes_first() {
     let mut it = Discover::new(Time::ZERO, ask());
     assert_eq!(gets(&mut it).len(), 1);
-    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     it.handle_origin_head(
         Time::ZERO,
         &url(VIDEO),
@@ -155,7 +159,7 @@ fn describedby_goes_first() {
         gets(&mut it),
         [(1, "http://h.example/t/a.torrent".to_owned())]
     );
-    it.handle_body(Time::ZERO, 1, Ok(film(60_000)));
+    it.handle_body(Time::ZERO, 1, came(&film(60_000)));
     assert_eq!(found(&mut it).metainfo.layout.length(), 60_000);
 
     // It leads nowhere: what stands beside the video is taken.
@@ -163,7 +167,7 @@ fn describedby_goes_first() {
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &linked("a.torrent"), None);
     it.handle_body(Time::ZERO, 1, lost(500));
     assert!(it.take_outcome().is_none());
-    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     assert_eq!(found(&mut it).metainfo.layout.length(), 50_000);
 }
 
@@ -179,7 +183,7 @@ fn a_redirect_may_describe_too_and_links_are_bounded() {
     for at in 0..3u64 {
         let url = format!("http://h.example/dir/{at}.torrent");
         assert_eq!(gets(&mut it), [(at + 1, url)]);
-        it.handle_body(Time::ZERO, at + 1, Ok(b"<html>".to_vec()));
+        it.handle_body(Time::ZERO, at + 1, came(b"<html>"));
     }
     assert!(gets(&mut it).is_empty());
     it.handle_body(Time::ZERO, 0, lost(404));
@@ -190,7 +194,7 @@ fn a_redirect_may_describe_too_and_links_are_bounded() {
 #[test]
 fn metainfo_of_another_length_is_dropped() {
     let mut it = Discover::new(Time::ZERO, ask());
-    it.handle_body(Time::ZERO, 0, Ok(film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_001));
     assert!(is_passthrough(&mut it));
     assert_eq!(warnings(&mut it), ["no file of the origin's length"]);
@@ -203,7 +207,7 @@ fn metainfo_of_another_length_is_dropped() {
     ]);
     let file = |length| {
         let mut it = Discover::new(Time::ZERO, ask());
-        it.handle_body(Time::ZERO, 0, Ok(set.clone()));
+        it.handle_body(Time::ZERO, 0, came(&set.clone()));
         it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), length);
         match it.take_outcome() {
             Some(Outcome::Torrent(found)) => Some(found.file),
@@ -275,22 +279,22 @@ fn a_torrent_address_plays_the_named_file_or_the_largest() {
         (Some("big.iso"), 2),
     ] {
         let mut it = start(path);
-        it.handle_body(Time::ZERO, 0, Ok(set.clone()));
+        it.handle_body(Time::ZERO, 0, came(&set.clone()));
         let found = found(&mut it);
         assert_eq!((found.file, found.origin), (file, None));
         assert_eq!(found.trackers, [["udp://own.example:1/"]]);
     }
     let mut it = start(Some("nothing"));
-    it.handle_body(Time::ZERO, 0, Ok(set));
+    it.handle_body(Time::ZERO, 0, came(&set));
     assert_eq!(failed(&mut it).0, 404);
     let mut it = start(None);
-    it.handle_body(Time::ZERO, 0, Ok(b"d4:infodee".to_vec()));
+    it.handle_body(Time::ZERO, 0, came(b"d4:infodee"));
     assert_eq!(
         failed(&mut it),
         (422, "bad-torrent", "no-pieces".to_owned())
     );
     let mut it = start(None);
-    it.handle_body(Time::ZERO, 0, Ok(vec![0; TORRENT_LEN_MAX + 1]));
+    it.handle_body(Time::ZERO, 0, came(&vec![0; TORRENT_LEN_MAX + 1]));
     assert_eq!(failed(&mut it), (422, "bad-torrent", "too-long".to_owned()));
     for (answer, expect) in [(404, 404), (410, 404), (451, 451), (500, 502), (403, 502)] {
         let mut it = start(None);
@@ -320,10 +324,10 @@ fn a_magnet_tries_its_sources_then_peers() {
     assert_eq!(gets(&mut it), [(0, "http://x/1".to_owned())]);
     it.handle_body(Time::ZERO, 0, lost(404));
     assert_eq!(gets(&mut it), [(1, "http://x/2".to_owned())]);
-    it.handle_body(Time::ZERO, 1, Ok(film(5)));
+    it.handle_body(Time::ZERO, 1, came(&film(5)));
     assert_eq!(warnings(&mut it), ["another torrent than the link names"]);
     assert_eq!(gets(&mut it), [(2, "http://x/3".to_owned())]);
-    it.handle_body(Time::ZERO, 2, Ok(set));
+    it.handle_body(Time::ZERO, 2, came(&set));
     let it = found(&mut it);
     assert_eq!(it.file, 0);
     assert_eq!(it.trackers, [["http://t/a"]]);
@@ -363,7 +367,7 @@ fn trackers_come_once_and_private_ones_alone() {
     };
     let tiers = |body: Vec<u8>| {
         let mut it = Discover::new(Time::ZERO, ask());
-        it.handle_body(Time::ZERO, 0, Ok(body));
+        it.handle_body(Time::ZERO, 0, came(&body));
         it.handle_origin_failed(Time::ZERO);
         found(&mut it).trackers
     };
@@ -387,7 +391,7 @@ fn silence_ends_in_passthrough() {
     assert!(it.take_outcome().is_none());
     it.handle_timeout(deadline);
     assert!(is_passthrough(&mut it));
-    it.handle_body(deadline, 0, Ok(film(5)));
+    it.handle_body(deadline, 0, came(&film(5)));
     it.handle_origin_head(deadline, &url(VIDEO), &ok(), None);
     assert!(it.take_outcome().is_none());
 
@@ -434,10 +438,10 @@ proptest! {
             match step {
                 0 => it.handle_origin_head(now, &url(VIDEO), &if described { linked("x") } else { ok() }, Some(50_000)),
                 1 => it.handle_origin_failed(now),
-                2 => it.handle_body(now, id, Ok(film(50_000))),
-                3 => it.handle_body(now, id, Ok(film(40_000))),
+                2 => it.handle_body(now, id, came(&film(50_000))),
+                3 => it.handle_body(now, id, came(&film(40_000))),
                 4 => it.handle_body(now, id, lost(404)),
-                5 => it.handle_body(now, id, Ok(b"de".to_vec())),
+                5 => it.handle_body(now, id, came(b"de")),
                 6 => { flying.pop(); }
                 _ => {
                     now = now.max(it.next_timeout().min(Time::from_secs(1000)));

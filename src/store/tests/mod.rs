@@ -119,6 +119,16 @@ fn is_right(torrent: &Torrent, meta: &Metainfo, piece: PieceIndex) -> bool {
     Hasher::digest(&bytes) == meta.hashes[piece.at()]
 }
 
+fn recall(store: &Store, url: &str) -> Option<(Metainfo, String)> {
+    let (info_hash, validator) = store.recall_url(url)?;
+    let meta = store.recall_hash(info_hash)?;
+    assert_eq!(
+        store.kept_len(info_hash),
+        Some(meta.to_torrent().len() as u64)
+    );
+    Some((meta, validator))
+}
+
 fn ones(pieces: &fixedbitset::FixedBitSet) -> Vec<usize> {
     pieces.ones().collect()
 }
