@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use crate::bed::process::wrap;
+
 /// The server's core; load and seeder have the other, which `scripts/bench.sh` sees to.
 pub const SERVER_CORE: &str = "0";
 
@@ -33,17 +35,8 @@ pub fn pin(id: u32) {
 /// A command that starts another on the server's core.
 pub fn pinned(inner: &Command) -> Command {
     let mut command = Command::new("taskset");
-    command
-        .args(["-c", SERVER_CORE])
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
+    command.args(["-c", SERVER_CORE]);
+    wrap(command, inner)
 }
 
 struct Stat {

@@ -266,14 +266,6 @@ impl Pace {
         self.srtt() + seconds(as_f64(self.outstanding + bytes) / rate)
     }
 
-    /// As `eta`, of a peer that may have fallen silent: at least half as long as it has been.
-    pub fn eta_at(&self, now: Time, bytes: u64) -> Duration {
-        let quiet = self
-            .quiet_since()
-            .map_or(Duration::ZERO, |since| now.since(since));
-        self.eta(bytes).max(quiet / 2)
-    }
-
     /// Since when nothing has come of what is outstanding; `None` if nothing is.
     pub fn quiet_since(&self) -> Option<Time> {
         (self.outstanding > 0).then_some(self.quiet)

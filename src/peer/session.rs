@@ -363,11 +363,6 @@ impl Session {
     pub fn outstanding(&self) -> usize {
         self.downloads.len()
     }
-
-    /// Blocks promised and not yet given to the socket.
-    pub fn queued_uploads(&self) -> usize {
-        self.uploads.queued()
-    }
 }
 
 /// What the peer says.

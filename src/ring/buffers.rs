@@ -54,11 +54,6 @@ impl Buffer {
         &self.memory[self.start..self.end]
     }
 
-    /// The same, to be changed in place (decryption).
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.end]
-    }
-
     pub const fn len(&self) -> usize {
         self.end - self.start
     }

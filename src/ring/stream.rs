@@ -306,16 +306,6 @@ impl Sender {
         self.send(data, range, more, stall).await.0
     }
 
-    /// Sends the buffer's unread bytes; gives it back, cleared if that went well.
-    pub async fn send_buffer(&mut self, buffer: Buffer, more: bool) -> (io::Result<()>, Buffer) {
-        let range = 0..buffer.len();
-        let (result, _, mut buffer) = self.send(buffer, range, more, self.stall).await;
-        if result.is_ok() {
-            buffer.clear();
-        }
-        (result, buffer)
-    }
-
     /// Sends bytes of a mapped file with no copy in user space, and says how many. Those are fewer
     /// than asked for only if the file cannot be read a little behind them: then the next call, or
     /// the one after, is an error for which [`is_fault`] is true. The connection is still good.

@@ -2,6 +2,7 @@
 
 pub mod appetite;
 pub mod bitrate;
+pub mod callers;
 pub mod control;
 pub mod counts;
 pub mod directory;

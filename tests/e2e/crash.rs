@@ -11,7 +11,7 @@ use crate::bed::film::{Film, Random};
 use crate::bed::http::Client;
 use crate::bed::net::{free_port, loopback, loopback_host};
 use crate::bed::nginx::Nginx;
-use crate::bed::process::Process;
+use crate::bed::process::{self, Process};
 use crate::bed::scene::Scene;
 use crate::bed::seeder::{Conduct, Seeder};
 use crate::bed::stub::{Options, Stub, binary, on_store, run, target};
@@ -179,11 +179,8 @@ fn io_uring_refused_is_one_clear_line() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/without_io_uring.py");
     let said = refused(&Options::new(&bed), loopback(free_port()), |inner| {
         let mut command = Command::new("/usr/bin/python3");
-        command
-            .arg(script)
-            .arg(inner.get_program())
-            .args(inner.get_args());
-        command
+        command.arg(script);
+        process::wrap(command, &inner)
     });
     assert_eq!(said.code, 69, "{}", said.text);
     assert_eq!(said.text.trim().lines().count(), 1, "{}", said.text);
@@ -253,17 +250,8 @@ fn on_small_disk(inner: &Command, store: &std::path::Path) -> Command {
         "-c",
         "mount -t tmpfs -o size=8m bittube \"$0\" && exec \"$@\"",
     ]);
-    command
-        .arg(store)
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
+    command.arg(store);
+    process::wrap(command, inner)
 }
 
 /// Two films of which the store holds one and a half.

@@ -9,17 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::http::head;
 use crate::http::head::HeadWriter;
 use crate::http::head::Method;
 use crate::http::head::RequestHead;
-use crate::ring::buffers::Buffer;
 use crate::ring::listener::Listener;
 use crate::ring::runtime;
-use crate::ring::stream::Socket;
-use crate::ring::stream::Stream;
+use crate::shard::callers;
 
-const HEAD_LEN: usize = 24 * 1024;
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// What a handler answers.
@@ -63,7 +59,14 @@ where
                 loop {
                     match listener.accept().await {
                         Ok((socket, from)) => {
-                            runtime::spawn(attend(socket, from.ip(), handler.clone()));
+                            let handler = handler.clone();
+                            runtime::spawn(callers::attend(
+                                socket,
+                                IDLE_WAIT,
+                                async move |head: &RequestHead| {
+                                    parts(handler(head, from.ip()), head)
+                                },
+                            ));
                         }
                         Err(error) => tracing::warn!(%error, "the demo's server takes nobody"),
                     }
@@ -77,48 +80,20 @@ where
     Ok(addr)
 }
 
-async fn attend<H>(socket: Socket, from: IpAddr, handler: Rc<H>)
-where
-    H: Fn(&RequestHead, IpAddr) -> Reply + 'static,
-{
-    let (mut receiver, mut sender) = Stream::new(socket).split();
-    let mut buffer = Buffer::take(HEAD_LEN);
-    loop {
-        let head = match head::parse_request(buffer.bytes()) {
-            Ok(Some(head)) => head,
-            Ok(None) if buffer.room() > 0 => {
-                let (result, filled) = receiver.recv(buffer, Some(IDLE_WAIT)).await;
-                buffer = filled;
-                if !matches!(result, Ok(1..)) {
-                    return;
-                }
-                continue;
-            }
-            Ok(None) | Err(_) => return,
-        };
-        buffer.consume(head.len);
-        buffer.compact();
-        let reply = handler(&head, from);
-        let keep = if head.keep_alive() {
-            "keep-alive"
-        } else {
-            "close"
-        };
-        let mut writer = HeadWriter::response(reply.status)
-            .header("Content-Length", reply.body.len())
-            .header("Connection", keep);
-        for (name, value) in &reply.headers {
-            writer = writer.header(name, value);
-        }
-        let bare = matches!(head.method, Method::Head);
-        if sender.send_all(writer.finish(), !bare).await.is_err() {
-            return;
-        }
-        if !bare && sender.send_all(reply.body, false).await.is_err() {
-            return;
-        }
-        if !head.keep_alive() {
-            return;
-        }
+fn parts(reply: Reply, asked: &RequestHead) -> Vec<Bytes> {
+    let keep = match asked.keep_alive() {
+        true => "keep-alive",
+        false => "close",
+    };
+    let mut writer = HeadWriter::response(reply.status)
+        .header("Content-Length", reply.body.len())
+        .header("Connection", keep);
+    for (name, value) in &reply.headers {
+        writer = writer.header(name, value);
     }
+    let mut parts = vec![writer.finish().into()];
+    if !matches!(asked.method, Method::Head) {
+        parts.push(reply.body);
+    }
+    parts
 }

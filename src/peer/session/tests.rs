@@ -134,7 +134,7 @@ fn a_block_goes_from_one_session_to_the_other() {
     );
     b.upload(span(3, 0));
     b.reject(span(3, 1));
-    assert_eq!(b.queued_uploads(), 1);
+    assert_eq!(b.uploads.queued(), 1);
     let events = give(&mut a, now, &wire(&mut b)).unwrap();
     let head = 17 + PIECE_HEAD_LEN;
     assert_eq!(
@@ -1034,7 +1034,7 @@ proptest! {
             prop_assert_eq!(one.session.choking_us(), other.session.choked());
             prop_assert_eq!(one.session.interested_in_us(), other.session.is_interesting());
             prop_assert_eq!(one.session.pieces(), &other.told);
-            prop_assert_eq!(one.session.queued_uploads(), 0);
+            prop_assert_eq!(one.session.uploads.queued(), 0);
             // Without the fast extension a refusal is silent.
             if fast {
                 prop_assert_eq!(one.session.outstanding(), 0);

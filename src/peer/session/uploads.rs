@@ -29,6 +29,7 @@ impl Uploads {
     }
 
     /// Decided, and not sent yet.
+    #[cfg(test)]
     pub fn queued(&self) -> usize {
         self.queued.len()
     }

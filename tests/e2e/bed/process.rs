@@ -109,3 +109,15 @@ impl Drop for Process {
         }
     }
 }
+
+/// `outer` with all of `inner` behind it: its program, words and environment.
+pub fn wrap(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
