@@ -153,6 +153,16 @@ fn whoever_asks_for_a_swarm_that_ends_gets_its_film() {
         }
     });
     wait_until("all to end", LIMIT, || swarms(&stub).is_empty());
+    wait_until("their files to be closed", LIMIT, || {
+        let open = fs::read_dir(format!("/proc/{}/fd", stub.id())).unwrap();
+        let open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let hex: Vec<_> = films.iter().map(Film::hex).collect();
+        let of_films = open.filter(|path| {
+            let path = path.to_string_lossy();
+            hex.iter().any(|hex| path.contains(hex))
+        });
+        of_films.count() == 0
+    });
     assert!(!stub.log().contains("ERROR"), "{}", stub.log());
     stub.stop();
 }
