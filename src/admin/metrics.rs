@@ -61,8 +61,13 @@ type Row = (&'static str, &'static str, f64);
     clippy::cast_precision_loss,
     reason = "Prometheus' numbers are doubles"
 )]
-fn counters(stats: &Stats) -> [Row; 8] {
+fn counters(stats: &Stats) -> [Row; 9] {
     [
+        (
+            "bittube_swarms_ended_total",
+            "Swarms left because nobody needed them, or for want of room.",
+            stats.swarms_ended as f64,
+        ),
         (
             "bittube_wasted_bytes_total",
             "Received and not used.",
@@ -110,11 +115,16 @@ fn counters(stats: &Stats) -> [Row; 8] {
     clippy::cast_precision_loss,
     reason = "Prometheus' numbers are doubles"
 )]
-fn gauges(stats: &Stats) -> [Row; 5] {
+fn gauges(stats: &Stats) -> [Row; 6] {
     let peers: u32 = stats.swarms.iter().map(|swarm| swarm.peers).sum();
     [
         ("bittube_peers", "Peers connected.", f64::from(peers)),
         ("bittube_swarms", "Swarms alive.", stats.swarms.len() as f64),
+        (
+            "bittube_buffer_bytes",
+            "Memory of buffers in use.",
+            stats.buffers as f64,
+        ),
         (
             "bittube_players",
             "Connections of players.",

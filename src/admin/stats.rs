@@ -16,6 +16,9 @@ pub struct Stats {
     pub swarms: Vec<SwarmStats>,
     pub store: StoreStats,
     pub players: u64,
+    /// Bytes of buffers in use, of the whole process.
+    pub buffers: u64,
+    pub swarms_ended: u64,
     /// Replies whose first body byte came within each bound of [`FIRST_BYTE_BOUNDS_S`], then all.
     pub first_byte_counts: Vec<u64>,
     pub first_byte_sum_s: f64,
@@ -90,6 +93,8 @@ impl Stats {
         self.store.used = self.store.used.max(other.store.used);
         self.store.limit = self.store.limit.or(other.store.limit);
         self.players += other.players;
+        self.buffers = self.buffers.max(other.buffers);
+        self.swarms_ended += other.swarms_ended;
         self.first_byte_counts
             .resize(FIRST_BYTE_BOUNDS_S.len() + 1, 0);
         for (ours, theirs) in self

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::stats::Stats;
+use crate::ring::buffers;
 use crate::ring::mailbox::Mail;
 use crate::ring::runtime;
 use crate::ring::stream::Socket;
@@ -168,6 +169,7 @@ impl Shard {
         let mut stats = self.tally.stats();
         stats.uptime_s = self.now().since(self.shared.started).as_secs_f64();
         stats.players = self.players.get() as u64;
+        stats.buffers = buffers::in_use() as u64;
         stats.store.used = self.shared.store.used();
         stats.store.limit = self.shared.store.limit();
         for host in self.roster.all() {

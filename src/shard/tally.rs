@@ -35,6 +35,7 @@ impl Tally {
     /// A swarm ends: what it counted goes on to count.
     pub fn keep(&self, mut share: Stats) {
         share.swarms.clear();
+        share.swarms_ended = 1;
         self.ended.borrow_mut().add(share);
     }
 
@@ -100,6 +101,7 @@ mod tests {
         let stats = tally.stats();
         assert_eq!((stats.bytes.to_players, stats.bytes.from_origin), (21, 14));
         assert_eq!((stats.pieces_good, stats.swarms.len()), (6, 0));
+        assert_eq!(stats.swarms_ended, 2);
         assert_eq!(stats.first_byte_counts.len(), FIRST_BYTE_BOUNDS_S.len() + 1);
     }
 

@@ -135,9 +135,12 @@ fn seed_keeps_a_swarm_supplied() {
         .arg("--data")
         .arg(scene.film.path());
     command.args(["--allow-private", "--peer-listen", &peer.to_string()]);
+    // Meant for what was watched, not for what the user gives.
+    command.env("BITTUBE_SEED_TIME", "0s");
     let mut seed = Process::spawn(&scene.bed, "seed", &mut command);
     seed.wait_ready(LIMIT, || answers(peer));
     scene.wait_seeders(1);
+    std::thread::sleep(Duration::from_secs(4));
     let got = Libtorrent::download(&scene.bed, &scene.torrent, &Conduct::default());
     got.wait_complete(&scene.film, LIMIT);
     let stub = Stub::start(&scene.bed);

@@ -1,6 +1,8 @@
 //! What there may be at most: swarms, streams and torrents of a site, connections, memory.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -63,6 +65,7 @@ fn a_swarm_that_nobody_needs_ends_and_begins_anew() {
     let bought = stub.bytes("from_origin");
     assert!(bought >= FILM_LEN as u64, "what it counted is kept");
     assert_eq!(stub.bytes("to_players"), FILM_LEN as u64);
+    assert_eq!(stub.stats()["swarms_ended"].as_u64(), Some(1));
     // The store was closed in order: nothing is bought twice, and it takes part again.
     let torrent = scene.torrent_target();
     scene.film.assert_same(&stub.get_all(&torrent));
@@ -352,4 +355,34 @@ fn memory_for_players_has_an_end() {
     let part = stub.get(&target, &["Range: bytes=5-99"]).unwrap();
     assert_eq!(part.status, 206, "memory came back: {}", part.text());
     film.assert_part(5, &part.body);
+}
+
+#[test]
+fn idle_peers_hold_small_buffers() {
+    const PEERS: u64 = 150;
+    let scene = Scene::new(1_000_000, PIECE_LEN);
+    let stub = Stub::start(&scene.bed);
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    let hex = scene.film.hex();
+    stub.swarm(&hex);
+    let peers: Vec<_> = (0..PEERS)
+        .map(|n| {
+            let mut peer = TcpStream::connect(stub.peer()).unwrap();
+            let mut hello = b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0".to_vec();
+            hello.extend(scene.film.goods().info_hash);
+            hello.extend(format!("-BED000-{n:012}").bytes());
+            peer.write_all(&hello).unwrap();
+            peer
+        })
+        .collect();
+    wait_until("peers to be known", LIMIT, || {
+        stub.swarm(&hex)["peers"].as_u64() == Some(PEERS)
+    });
+    let buffers = stub.stats()["buffers"].as_u64().unwrap();
+    assert!(buffers >= PEERS * 4096, "{buffers}");
+    assert!(buffers <= PEERS * 64 * 1024 + 2 * 1024 * 1024, "{buffers}");
+    drop(peers);
+    wait_until("it to be given back", LIMIT, || {
+        stub.stats()["buffers"].as_u64() < Some(2 * 1024 * 1024)
+    });
 }
