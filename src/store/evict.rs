@@ -19,9 +19,9 @@ use crate::units::{InfoHash, Time};
 /// Torrents that are remembered; beyond it the longest idle go when the store is opened.
 const TORRENTS_MAX: usize = 16_384;
 /// Kept free ahead of those who write, who cannot wait until something is removed.
-const AHEAD: u64 = 64 << 20;
+const AHEAD: u64 = 256 << 20;
 /// The same as a part of a small store.
-const AHEAD_DIVISOR: u64 = 8;
+const AHEAD_DIVISOR: u64 = 4;
 /// When no idle torrent was left, it is looked again only after so long.
 const BARREN_PAUSE: Duration = Duration::from_secs(10);
 /// A torrent on its way out, so that none opens it any more.

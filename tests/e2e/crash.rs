@@ -297,21 +297,29 @@ fn an_idle_film_makes_room() {
     const STORE_LIMIT: u64 = 256_000_000;
     let bed = Bed::new();
     let nginx = Nginx::start(&bed);
-    let play = |stub: &Stub, name: &str| {
+    let [first, second] = ["first.bin", "second.bin"].map(|name| {
         let film = Film::random(&bed, name, FILM_LEN, 1024 * 1024);
         film.publish(nginx.root(), "");
-        film.assert_same(&stub.get_all(&target(&[], &nginx.url(name))));
+        (film, target(&[], &nginx.url(name)))
+    });
+    let play = |stub: &Stub, (film, target): &(Film, String)| {
+        film.assert_same(&stub.get_all(target));
     };
     let options = Options::new(&bed).with(&["--store-limit", "256MB"]);
     let stub = Stub::start_with(&bed, options);
-    play(&stub, "first.bin");
+    play(&stub, &first);
     let stub = Stub::start_with(&bed, stub.stop());
-    play(&stub, "second.bin");
+    play(&stub, &second);
     let bought = stub.bytes("from_origin");
-    play(&stub, "second.bin");
+    play(&stub, &second);
     let again = stub.bytes("from_origin") - bought;
-    assert!(again < 4_000_000, "bought again: {again}");
-    assert!(used(&stub.options().store) <= STORE_LIMIT);
+    // Without the first film's room it is 24 MB at least.
+    assert!(again < 16_000_000, "bought again: {again}");
+    wait_until(
+        "the store to be within its limit",
+        Duration::from_secs(20),
+        || used(&stub.options().store) <= STORE_LIMIT,
+    );
 }
 
 /// Bytes of disk under a folder; holes count for nothing.
