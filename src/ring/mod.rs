@@ -2,11 +2,13 @@
 
 mod blocking;
 pub mod buffers;
+mod direct;
 pub mod listener;
 pub mod mailbox;
 pub mod mapping;
 mod ops;
 pub mod runtime;
+mod sender;
 pub mod signals;
 pub mod stream;
 mod watchdog;

@@ -4,29 +4,24 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::ring::buffers::Buffer;
-use crate::ring::mapping::Mapping;
-use crate::ring::ops::{self, Fd, Op, Payload};
+use crate::ring::ops::{self, Fd, Op};
 use crate::ring::runtime;
 use crate::units::Time;
 
 pub use crate::ring::mapping::is_fault;
+pub use crate::ring::sender::Sender;
 
-/// A send of which the other side takes nothing for so long ends the connection.
-pub const STALL_MAX: Duration = Duration::from_secs(300);
 /// How long a cancelled operation may take to end before its socket is shut down.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(100);
 const CANCEL_TRIES: u32 = 10;
@@ -95,10 +90,7 @@ impl Stream {
 
     pub fn split(self) -> (Receiver, Sender) {
         let receiver = Receiver(Rc::clone(&self.0));
-        let sender = Sender {
-            connection: self.0,
-            stall: STALL_MAX,
-        };
+        let sender = Sender::new(self.0);
         (receiver, sender)
     }
 
@@ -186,6 +178,18 @@ impl Receiver {
         }
     }
 
+    /// What has come already, without waiting for more; `None` if nothing has.
+    pub fn recv_now(&mut self, buffer: &mut Buffer) -> Option<io::Result<usize>> {
+        match rustix::net::recv(&self.0.fd, buffer.room_mut(), RecvFlags::DONTWAIT) {
+            Ok((count, _)) => {
+                buffer.filled(count);
+                Some(Ok(count))
+            }
+            Err(Errno::AGAIN) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
     /// Looks at what has come without taking it, once that is more than `more_than` bytes or the
     /// end has come: replaces the buffer's bytes, and counts them. No more than the buffer's
     /// capacity is seen. Past the deadline: [`io::ErrorKind::TimedOut`]. Loses nothing when
@@ -238,13 +242,18 @@ impl Receiver {
     /// Resolves at the socket's low-water mark.
     async fn ready(&self) {
         let connection = &self.0;
+        let mut fresh = false;
         poll_fn(|cx| {
             loop {
-                if ops::ready_now(&connection.fd, ops::READABLE) {
+                // A stored poll may have seen what has been received since.
+                fresh |= !connection.readable.is_stored();
+                if !fresh && ops::ready_now(&connection.fd, ops::READABLE) {
                     return Poll::Ready(());
                 }
-                // What the stored poll saw may have been received since.
                 std::task::ready!(connection.readable.poll(&connection.fd, cx));
+                if fresh {
+                    return Poll::Ready(());
+                }
             }
         })
         .await;
@@ -273,126 +282,9 @@ impl Receiver {
     }
 }
 
-/// The sending half: one send at a time, for two would mix their bytes (H11).
-///
-/// A send that is dropped under way shuts the connection down, since some of its bytes went out
-/// (H12); one that stalls does the same and is [`io::ErrorKind::TimedOut`].
-pub struct Sender {
-    connection: Rc<Connection>,
-    stall: Duration,
-}
-
-impl Sender {
-    /// How long the other side may take nothing; [`STALL_MAX`] if not set.
-    pub const fn set_stall(&mut self, stall: Duration) {
-        self.stall = stall;
-    }
-
-    /// Sends it all. `more`: more will follow at once, so that a packet need not end here.
-    pub async fn send_all(&mut self, data: impl Into<Bytes>, more: bool) -> io::Result<()> {
-        let stall = self.stall;
-        self.send_with_deadline(data, more, stall).await
-    }
-
-    /// The same with its own stall limit.
-    pub async fn send_with_deadline(
-        &mut self,
-        data: impl Into<Bytes>,
-        more: bool,
-        stall: Duration,
-    ) -> io::Result<()> {
-        let data = data.into();
-        let range = 0..data.len();
-        self.send(data, range, more, stall).await.0
-    }
-
-    /// Sends bytes of a mapped file with no copy in user space, and says how many. Those are fewer
-    /// than asked for only if the file cannot be read a little behind them: then the next call, or
-    /// the one after, is an error for which [`is_fault`] is true. The connection is still good.
-    pub async fn send_mapped(
-        &mut self,
-        map: Arc<Mapping>,
-        range: Range<usize>,
-        more: bool,
-    ) -> io::Result<usize> {
-        let stall = self.stall;
-        self.send_mapped_with_deadline(map, range, more, stall)
-            .await
-    }
-
-    /// The same with its own stall limit.
-    pub async fn send_mapped_with_deadline(
-        &mut self,
-        map: Arc<Mapping>,
-        range: Range<usize>,
-        more: bool,
-        stall: Duration,
-    ) -> io::Result<usize> {
-        let range = map.checked(range)?;
-        match self.send(map, range, more, stall).await {
-            (Ok(()), sent, _) => Ok(sent),
-            (Err(error), sent, _) if is_fault(&error) && sent > 0 => Ok(sent),
-            (Err(error), ..) => Err(error),
-        }
-    }
-
-    /// Says that no more will be sent (FIN); receiving goes on.
-    pub fn finish(&mut self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(
-            &self.connection.fd,
-            rustix::net::Shutdown::Write,
-        )?)
-    }
-
-    pub fn closer(&self) -> Closer {
-        Closer(Rc::downgrade(&self.connection))
-    }
-
-    async fn send<P: Payload>(
-        &mut self,
-        mut payload: P,
-        range: Range<usize>,
-        more: bool,
-        stall: Duration,
-    ) -> (io::Result<()>, usize, P) {
-        let fd = &self.connection.fd;
-        let unfinished = ShutDownUnlessDone::new(&self.connection);
-        let mut at = range.start;
-        let mut until = runtime::now() + stall;
-        let result = loop {
-            if at == range.end {
-                break Ok(());
-            }
-            let end = range.end.min(at.saturating_add(ops::LEN_MAX));
-            let op = ops::send(fd, payload, at..end, more || end < range.end);
-            let (result, back) = finish(fd, op, until).await;
-            payload = back;
-            match result {
-                Ok(count) => {
-                    at += usize::try_from(count).expect("a 64-bit target");
-                    until = runtime::now() + stall;
-                }
-                Err(error) if is_cancelled(&error) => {
-                    // By the receiver's deadline (H18), unless our own time is up.
-                    if runtime::now() >= until {
-                        self.connection.shut_down();
-                        break Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            "the other side takes nothing",
-                        ));
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        unfinished.done();
-        (result, at - range.start, payload)
-    }
-}
-
 /// Closes a connection from elsewhere on its shard. Does not keep it open.
 #[derive(Clone)]
-pub struct Closer(Weak<Connection>);
+pub struct Closer(pub(super) Weak<Connection>);
 
 impl Closer {
     /// Shuts both directions down: what waits there ends. Nothing if it is closed already.
@@ -404,8 +296,8 @@ impl Closer {
 }
 
 /// What the halves share. No operation owns it, so its drop is the end of the connection.
-struct Connection {
-    fd: Fd,
+pub(super) struct Connection {
+    pub(super) fd: Fd,
     hangup: StoredPoll,
     readable: StoredPoll,
     hung_up: Cell<bool>,
@@ -426,7 +318,7 @@ impl Connection {
         }
     }
 
-    fn shut_down(&self) {
+    pub(super) fn shut_down(&self) {
         // Fails where the other side has reset the connection: then it is down.
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
     }
@@ -478,6 +370,10 @@ impl StoredPoll {
         }
     }
 
+    fn is_stored(&self) -> bool {
+        self.op.borrow().is_some()
+    }
+
     fn drop_op(&self) {
         self.op.take();
     }
@@ -485,14 +381,14 @@ impl StoredPoll {
 
 /// Shuts the connection down if it is dropped before [`ShutDownUnlessDone::done`]: the future it
 /// lives in was dropped while the kernel had its operation.
-struct ShutDownUnlessDone<'a>(Option<&'a Connection>);
+pub(super) struct ShutDownUnlessDone<'a>(Option<&'a Connection>);
 
 impl<'a> ShutDownUnlessDone<'a> {
-    const fn new(connection: &'a Connection) -> Self {
+    pub(super) const fn new(connection: &'a Connection) -> Self {
         Self(Some(connection))
     }
 
-    fn done(mut self) {
+    pub(super) fn done(mut self) {
         self.0 = None;
     }
 }
@@ -505,10 +401,10 @@ impl Drop for ShutDownUnlessDone<'_> {
     }
 }
 
-type Done<D> = (io::Result<u32>, D);
+pub(super) type Done<D> = (io::Result<u32>, D);
 
 /// The operation's own verdict, which it gives by `until` or when cancelled then.
-async fn finish<D: Unpin>(fd: &Fd, mut op: Op<D>, until: Time) -> Done<D> {
+pub(super) async fn finish<D: Unpin>(fd: &Fd, mut op: Op<D>, until: Time) -> Done<D> {
     if until == Time::NEVER {
         return op.await;
     }
@@ -542,7 +438,7 @@ async fn settle<D: Unpin>(fd: &Fd, mut op: Op<D>) -> Done<D> {
     }
 }
 
-fn is_cancelled(error: &io::Error) -> bool {
+pub(super) fn is_cancelled(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR))
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::ring::runtime;
 use crate::store::Disk;
+use crate::store::Hash;
 use crate::store::Parts;
 use crate::store::Progress;
 use crate::store::Settled;
@@ -58,6 +59,7 @@ impl Shelf {
         now: Time,
         range: ByteRange,
         parts: &[&[u8]],
+        hash: Hash,
         make_room: impl FnOnce(u64) -> bool,
         wants_digests: impl FnOnce(PieceIndex) -> bool,
     ) -> Option<(PieceIndex, Verdict)> {
@@ -74,7 +76,7 @@ impl Shelf {
             (
                 piece,
                 wanted,
-                room.and_then(|()| torrent.write_run(now, range, parts)),
+                room.and_then(|()| torrent.write_run(now, range, parts, hash)),
             )
         };
         // Making room evicts from this very store, too.
@@ -83,8 +85,30 @@ impl Shelf {
                 .torrent
                 .borrow_mut()
                 .as_mut()?
-                .write_run(now, range, parts);
+                .write_run(now, range, parts, hash);
         }
+        let verdict = self.verdict(now, piece, outcome, wants_digests)?;
+        Some((piece, verdict))
+    }
+
+    /// Hashes a little of what was written before; the outer `None` if nothing is left.
+    pub fn hash_some(
+        &self,
+        now: Time,
+        wants_digests: impl FnOnce(PieceIndex) -> bool,
+    ) -> Option<Option<(PieceIndex, Verdict)>> {
+        let (piece, outcome) = self.torrent.borrow_mut().as_mut()?.hash_some(now)?;
+        let verdict = self.verdict(now, piece, outcome, wants_digests);
+        Some(verdict.map(|verdict| (piece, verdict)))
+    }
+
+    fn verdict(
+        &self,
+        now: Time,
+        piece: PieceIndex,
+        outcome: Result<Progress, Disk>,
+        wants_digests: impl FnOnce(PieceIndex) -> bool,
+    ) -> Option<Verdict> {
         let mut torrent = self.torrent.borrow_mut();
         let torrent = torrent.as_mut()?;
         let verdict = match outcome {
@@ -109,7 +133,7 @@ impl Shelf {
         if !matches!(verdict, Verdict::Good { .. }) {
             torrent.forget(piece);
         }
-        Some((piece, verdict))
+        Some(verdict)
     }
 
     pub fn forget(&self, piece: PieceIndex) {

@@ -105,8 +105,8 @@ enum Event {
 impl Film {
     /// The film of this address, found or being found.
     /// `quota`: of the site whose page asks; `None` if the user does.
-    pub fn open(shard: &Rc<Shard>, address: Address, quota: Option<Arc<Quota>>) -> Rc<Self> {
-        let key = identity(&address);
+    pub fn open(shard: &Rc<Shard>, address: &Address, quota: Option<Arc<Quota>>) -> Rc<Self> {
+        let key = identity(address);
         let now = shard.now();
         if let Some(film) = shard.films.borrow().get(&key)
             && !film.stale(now, quota.as_ref())
@@ -115,17 +115,17 @@ impl Film {
                 *film.quota.borrow_mut() = None;
             }
             film.used_at.set(now);
-            film.add_trackers(&address);
+            film.add_trackers(address);
             return film.clone();
         }
-        let origin = match &address {
+        let origin = match address {
             Address::Video { video, .. } => Some(OriginHost::start(shard, video.clone())),
             _ => None,
         };
         let film = Rc::new(Self {
             shard: Rc::downgrade(shard),
             key: key.clone(),
-            address,
+            address: address.clone(),
             origin,
             state: RefCell::new(State::Resolving),
             changed: Notify::new(),

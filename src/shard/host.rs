@@ -27,6 +27,7 @@ use crate::shard::room;
 use crate::shard::run::Run;
 use crate::shard::sources::Sources;
 use crate::shard::tracker;
+use crate::store::Hash;
 use crate::store::Settled;
 use crate::store::Torrent;
 use crate::swarm::FetchKey;
@@ -45,6 +46,8 @@ use crate::units::Time;
 
 /// How often it is asked whether verified bytes are to be made durable.
 const SYNC_LOOK: Duration = Duration::from_secs(1);
+/// How long pieces that no player waits for go without their hash while a first byte is waited for.
+const HASH_WAIT_MAX: Duration = Duration::from_millis(10);
 
 pub struct Host {
     pub shard: Weak<Shard>,
@@ -75,6 +78,8 @@ pub struct Host {
     pub changed: Notify,
     /// Told when the next timeout may be earlier than the one slept for.
     timer: Notify,
+    /// Somebody sees to pieces that are hashed later.
+    hashing: Cell<bool>,
     armed: Cell<Time>,
     pub announce_wake: Notify,
     pub ended: Cell<bool>,
@@ -120,6 +125,7 @@ impl Host {
             banned: Cell::new(0),
             changed: Notify::new(),
             timer: Notify::new(),
+            hashing: Cell::new(false),
             armed: Cell::new(Time::NEVER),
             announce_wake: Notify::new(),
             ended: Cell::new(false),
@@ -298,16 +304,26 @@ impl Host {
         let now = shard.now();
         let wants_digests = |piece| self.swarm.borrow().wants_digests(piece);
         let make_room = |bytes| room::make(&shard, bytes);
+        let hash = if shard.hurry.is_on() && !self.swarm.borrow().is_awaited(range.start) {
+            self.hash_later();
+            Hash::Later
+        } else {
+            Hash::Now
+        };
         let verdict = self
             .shelf
-            .write(now, range, &parts, make_room, wants_digests);
-        let Some((piece, verdict)) = verdict else {
-            return;
-        };
+            .write(now, range, &parts, hash, make_room, wants_digests);
+        if let Some((piece, verdict)) = verdict {
+            self.handle_piece(&shard, piece, verdict);
+        }
+    }
+
+    fn handle_piece(self: &Rc<Self>, shard: &Rc<Shard>, piece: PieceIndex, verdict: Verdict) {
+        let now = shard.now();
         let good = matches!(verdict, Verdict::Good { .. });
         self.swarm.borrow_mut().handle_piece(now, piece, verdict);
         if good {
-            room::clear_ahead(&shard);
+            room::clear_ahead(shard);
             if let Some(stored) = self.stored.get() {
                 stored.add(self.piece_len(piece));
             }
@@ -322,6 +338,31 @@ impl Host {
         let swarm = self.swarm.borrow();
         let layout = swarm.layout();
         layout.map_or(0, |layout| u64::from(layout.piece_len(piece)))
+    }
+
+    /// Sees to it that what is not hashed on arrival is hashed when the hurry is over.
+    fn hash_later(self: &Rc<Self>) {
+        if !self.hashing.replace(true) {
+            runtime::spawn(self.clone().catch_up());
+        }
+    }
+
+    async fn catch_up(self: Rc<Self>) {
+        let Some(shard) = self.shard.upgrade() else {
+            return;
+        };
+        shard.hurry.over(HASH_WAIT_MAX).await;
+        while let Some(hashed) = {
+            let wants_digests = |piece| self.swarm.borrow().wants_digests(piece);
+            self.shelf.hash_some(runtime::now(), wants_digests)
+        } {
+            if let Some((piece, verdict)) = hashed {
+                self.handle_piece(&shard, piece, verdict);
+                self.drain(&[]);
+            }
+            runtime::breathe().await;
+        }
+        self.hashing.set(false);
     }
 
     fn fetch(self: &Rc<Self>, fetch: FetchKey, origin: OriginKey, range: ByteRange) {

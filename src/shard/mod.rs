@@ -12,6 +12,7 @@ pub mod entity;
 pub mod fetch;
 pub mod film;
 pub mod host;
+pub mod hurry;
 pub mod idle;
 pub mod kept;
 pub mod opening;
@@ -46,6 +47,7 @@ use crate::ring::stream::Socket;
 use crate::shard::engine::Shared;
 use crate::shard::film::Film;
 use crate::shard::host::Host;
+use crate::shard::hurry::Hurry;
 use crate::shard::idle::Idle;
 use crate::shard::roster::Roster;
 use crate::shard::tally::Tally;
@@ -69,6 +71,7 @@ pub struct Shard {
     pub idle: Idle,
     /// Connections of peers whose swarm is not known yet.
     pub strangers: Cell<usize>,
+    pub hurry: Hurry,
     next_seed: Cell<u64>,
 }
 
@@ -121,6 +124,7 @@ impl Shard {
             players: Cell::new(0),
             idle: Idle::default(),
             strangers: Cell::new(0),
+            hurry: Hurry::default(),
             next_seed: Cell::new(seed),
         })
     }

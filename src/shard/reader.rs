@@ -25,7 +25,9 @@ use crate::swarm::ReaderKey;
 use crate::units::ByteRange;
 
 /// As much as one SEND takes of a verified run.
-const SEND_MAX: u64 = 1024 * 1024;
+const SEND_MAX: u64 = 256 * 1024;
+/// While another player waits for its first byte.
+const HURRIED_SEND_MAX: u64 = 64 * 1024;
 /// A socket that takes nothing for this long belongs to a paused player.
 const BLOCKED_AFTER: Duration = Duration::from_millis(300);
 /// How often a waiting reader looks whether anything can still come.
@@ -95,6 +97,7 @@ impl Request<'_> {
         let host = &reader.host;
         let mut left = range.len();
         let mut first = true;
+        let mut hurried = None;
         while left > 0 {
             let ready = host.swarm.borrow().readable(reader.key);
             if ready.is_empty() {
@@ -108,17 +111,27 @@ impl Request<'_> {
                     tracing::warn!("a player was let go: the disk is full, and no origin helps");
                     return false;
                 }
+                hurried = hurried.or_else(|| first.then(|| shard.hurry.begin()));
                 if !self.wait(player, film, reader).await {
                     return false;
                 }
                 continue;
             }
-            let run = ByteRange::new(ready.start, ready.end.min(ready.start + left.min(SEND_MAX)));
-            if !reader.send(player, run).await {
+            let most = if shard.hurry.is_on() {
+                HURRIED_SEND_MAX
+            } else {
+                SEND_MAX
+            };
+            let run = ByteRange::new(ready.start, ready.end.min(ready.start + left.min(most)));
+            if !reader
+                .send(player, run, ready.end.min(ready.start + left))
+                .await
+            {
                 return false;
             }
             if first {
                 first = false;
+                drop(hurried.take());
                 shard.tally.first_byte(shard.now().since(self.asked_at));
             }
             left -= run.len();
@@ -126,6 +139,7 @@ impl Request<'_> {
                 .borrow_mut()
                 .handle_sent(shard.now(), reader.key, run.len());
             host.drain(&[]);
+            player.take_turns(shard).await;
         }
         true
     }
@@ -211,11 +225,13 @@ impl OpenReader {
         }
     }
 
-    /// Sends `run` of the torrent; false if the player or the disk is gone.
-    async fn send(&self, player: &mut Player, run: ByteRange) -> bool {
+    /// Sends `run` of the torrent, which goes on to `until`; false if the player
+    /// or the disk is gone.
+    async fn send(&self, player: &mut Player, run: ByteRange, until: u64) -> bool {
         let now = runtime::now();
         self.host.watched_at.set(now);
-        let parts = self.host.shelf.parts(now, run, SEND_MAX);
+        let ahead = SEND_MAX.min(until - run.end);
+        let parts = self.host.shelf.parts(now, run, ahead);
         let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {

@@ -46,13 +46,37 @@ const MEMORY_LOOK: Duration = Duration::from_millis(100);
 /// What a stream or file address may take to be found before the player hears 504.
 const FIND_WAIT: Duration = Duration::from_secs(65);
 
+/// A player is served for so long at a stretch.
+const TURN_MAX: Duration = Duration::from_micros(200);
+
 /// One player's connection, on the shard that serves it now.
 pub struct Player {
     pub receiver: Receiver,
     pub sender: Sender,
     pub addr: SocketAddr,
     buffer: Option<Buffer>,
+    asked: Option<Asked>,
+    /// When the others last had theirs.
+    turn: Time,
     session: Session,
+}
+
+/// What a player asked for last: it mostly asks for more of the same.
+struct Asked {
+    target: String,
+    address: Rc<Address>,
+    key: String,
+}
+
+impl Asked {
+    fn new(shard: &Shard, head: &RequestHead, address: Address) -> Result<Self, Failure> {
+        shard.shared.check_address(&address)?;
+        Ok(Self {
+            target: head.target.clone(),
+            key: address.key(),
+            address: Rc::new(address),
+        })
+    }
 }
 
 /// How a request ended.
@@ -100,6 +124,8 @@ pub fn arrive(shard: &Rc<Shard>, socket: Socket, addr: SocketAddr, early: &[u8])
         sender,
         addr,
         buffer,
+        asked: None,
+        turn: shard.now(),
         session,
     };
     shard.players.set(shard.players.get() + 1);
@@ -152,16 +178,24 @@ impl Player {
     ) -> Result<Route<'a>, Failure> {
         let gate = &shard.shared.gate;
         let provenance = gate.check(head)?;
-        let address = match gate.target(head)? {
-            Target::Ours(target) => Address::parse(target)?,
-            Target::Proxied(target) => Address::from_absolute_form(target)?,
-            Target::Server => {
+        let known = self
+            .asked
+            .take()
+            .filter(|asked| asked.target == head.target);
+        let asked = match (gate.target(head)?, known) {
+            (Target::Server, _) => {
                 let last = self.session.handle_request(shard.now(), head);
                 return Ok(Route::Reply(reply::preflight(head, &provenance, last)));
             }
+            (_, Some(known)) => known,
+            (Target::Ours(target), None) => Asked::new(shard, head, Address::parse(target)?)?,
+            (Target::Proxied(target), None) => {
+                Asked::new(shard, head, Address::from_absolute_form(target)?)?
+            }
         };
-        shard.shared.check_address(&address)?;
-        let home = shard.shared.directory.film(&address.key());
+        let home = shard.shared.directory.film(&asked.key);
+        let address = Rc::clone(&asked.address);
+        self.asked = Some(asked);
         if home != shard.id {
             return Ok(Route::Elsewhere(home));
         }
@@ -178,6 +212,14 @@ impl Player {
         Ok(Route::Here(request, address))
     }
 
+    /// A player whose socket never makes it wait must not keep the others from theirs.
+    pub async fn take_turns(&mut self, shard: &Shard) {
+        if shard.now().since(self.turn) >= TURN_MAX {
+            runtime::breathe().await;
+            self.turn = shard.now();
+        }
+    }
+
     /// The next head, or `None` when the connection ends between requests.
     async fn read_head(&mut self, shard: &Rc<Shard>) -> Result<Option<RequestHead>, Failure> {
         loop {
@@ -188,21 +230,31 @@ impl Player {
                 self.session.handle_head_begun(shard.now());
             }
             let wait = self.session.next_timeout().since(shard.now());
-            let mut buffer = match self.buffer.take() {
-                Some(buffer) => buffer,
-                // An idle connection holds no buffer.
+            let begun = self.buffer.is_some();
+            let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(HEAD_LEN));
+            // What is here already waits for no turn of the ring.
+            let result = match self.receiver.recv_now(&mut buffer) {
+                Some(result) => {
+                    self.take_turns(shard).await;
+                    result
+                }
+                None if begun => {
+                    let (result, filled) = self.receiver.recv(buffer, Some(wait)).await;
+                    buffer = filled;
+                    result
+                }
                 None => {
+                    // An idle connection holds no buffer.
+                    drop(buffer);
                     let waiting = shard.idle.wait();
                     tokio::select! {
                         biased;
-                        () = self.receiver.readable() => Buffer::take(HEAD_LEN),
+                        () = self.receiver.readable() => continue,
                         () = waiting.told() => return Ok(None),
                         () = runtime::sleep(wait) => return Ok(None),
                     }
                 }
             };
-            let (result, filled) = self.receiver.recv(buffer, Some(wait)).await;
-            buffer = filled;
             match result {
                 Ok(1..) => self.buffer = Some(buffer),
                 Ok(0) => return Ok(None),
@@ -258,7 +310,7 @@ impl Player {
         &mut self,
         shard: &Rc<Shard>,
         request: &Request<'_>,
-        address: Address,
+        address: Rc<Address>,
     ) -> Ended {
         let quota = shard.shared.quotas.of(&request.provenance);
         let stream = quota.as_ref().map(Quota::stream);
@@ -287,10 +339,10 @@ impl Player {
         &mut self,
         shard: &Rc<Shard>,
         request: &Request<'_>,
-        address: Address,
+        address: Rc<Address>,
         quota: Option<Arc<Quota>>,
     ) -> Ended {
-        let film = Film::open(shard, address.clone(), quota.clone());
+        let film = Film::open(shard, &address, quota.clone());
         let state = match (film.state(), &film.origin) {
             // The first bytes come from the origin at once, and peers take over.
             (State::Resolving, None) => tokio::select! {
@@ -370,7 +422,7 @@ const MOVED: Failure = Failure::new(503, "moved", "ask again").retry_in(Duration
 
 /// What becomes of a request.
 enum Route<'a> {
-    Here(Request<'a>, Address),
+    Here(Request<'a>, Rc<Address>),
     Reply(Plan),
     Elsewhere(ShardId),
 }

@@ -1,5 +1,6 @@
 //! Pieces on disk: verified as blocks arrive, mapped for serving, evicted under a quota.
 
+mod arrival;
 mod catalog;
 mod evict;
 mod external;
@@ -17,12 +18,13 @@ mod tests;
 mod torrent;
 mod verify;
 
+pub use crate::store::arrival::{Hash, Progress};
 pub use crate::store::evict::ClearJob;
 pub use crate::store::external::open_external;
 pub use crate::store::part::{Part, Parts};
 pub use crate::store::rehash::{RehashJob, Rehashed};
 pub use crate::store::sync::{SyncJob, Synced};
-pub use crate::store::torrent::{Progress, Settled, Torrent};
+pub use crate::store::torrent::{Settled, Torrent};
 
 use std::fs::File;
 use std::io;

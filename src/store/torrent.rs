@@ -1,6 +1,7 @@
 //! One swarm's pieces: written and hashed as they come, served from the mapping, evicted.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -17,7 +18,6 @@ use crate::store::ledger::Ledger;
 use crate::store::ledger::Start;
 use crate::store::ledger::piece_index;
 use crate::store::part::Parts;
-use crate::store::rehash::BOUNCE_LEN;
 use crate::store::rehash::RehashJob;
 use crate::store::rehash::Rehashed;
 use crate::store::standing::Standing;
@@ -26,25 +26,10 @@ use crate::store::sync::Synced;
 use crate::store::verify::Hashing;
 use crate::torrent::hasher::Hasher;
 use crate::torrent::layout::Layout;
-use crate::torrent::layout::Segment;
 use crate::units::{BLOCK_LEN, ByteRange, InfoHash, PieceIndex, Time};
 
-/// Pieces begun and not complete at once.
-const IN_FLIGHT_MAX: usize = 4096;
 /// After so many failed syncs nothing of a torrent is written any more, nor called safe.
 const SYNCS_FAILED_MAX: u32 = 2;
-
-/// What a write did to its piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Bytes are missing.
-    Partial,
-    /// Complete and verified: in `have`, and claimed in the journal.
-    Good,
-    /// Complete and wrong. Forgotten; [`Torrent::block_digests`] still reads it until the next
-    /// write to it.
-    Bad,
-}
 
 /// Pieces whose state became known.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,20 +43,22 @@ pub struct Settled {
 /// One swarm's files, used on its shard only. May be opened on a blocking thread and sent there.
 pub struct Torrent {
     /// `None`: somebody's own files, never written to.
-    home: Option<Home>,
-    layout: Arc<Layout>,
-    hashes: Arc<[[u8; 20]]>,
-    files: Files,
-    standing: Standing,
-    in_flight: BTreeMap<PieceIndex, Hashing>,
-    bounce: Vec<u8>,
-    refused_len: u64,
+    pub(super) home: Option<Home>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) hashes: Arc<[[u8; 20]]>,
+    pub(super) files: Files,
+    pub(super) standing: Standing,
+    pub(super) in_flight: BTreeMap<PieceIndex, Hashing>,
+    /// Of those, the ones that have bytes to hash later.
+    pub(super) later: BTreeSet<PieceIndex>,
+    pub(super) bounce: Vec<u8>,
+    pub(super) refused_len: u64,
 }
 
 /// What a torrent in the store has besides its files.
-struct Home {
-    ledger: Ledger,
-    footprint: Footprint,
+pub(super) struct Home {
+    pub(super) ledger: Ledger,
+    pub(super) footprint: Footprint,
     syncs_failed: u32,
 }
 
@@ -129,6 +116,7 @@ impl Torrent {
             files,
             standing,
             in_flight: BTreeMap::new(),
+            later: BTreeSet::new(),
             bounce: Vec::new(),
             refused_len: 0,
         }
@@ -158,171 +146,13 @@ impl Torrent {
         self.refused_len
     }
 
-    /// Writes `data` at `range` of the torrent, which lies inside one piece, and hashes it. Bytes
-    /// already written are refused and counted. After an error the same bytes may come again.
-    pub fn write(&mut self, now: Time, range: ByteRange, data: &[u8]) -> Result<Progress, Disk> {
-        let inside = !range.is_empty() && range.end <= self.layout.length();
-        if !inside || range.len() != data.len() as u64 {
-            return Err(Disk::Io(io::ErrorKind::InvalidInput.into()));
-        }
-        let piece = self.layout.piece_of(range.start);
-        let whole = self.layout.piece_range(piece);
-        if range.end > whole.end {
-            return Err(Disk::Io(io::ErrorKind::InvalidInput.into()));
-        }
-        if self.have().contains(piece.at()) {
-            self.refused_len += range.len();
-            return Ok(Progress::Partial);
-        }
-        if !self.in_flight.contains_key(&piece) {
-            self.begin(piece, whole)?;
-        }
-        let hashing = self.in_flight.get_mut(&piece).expect("begun above");
-        let begin = within(whole, range.start);
-        let end = within(whole, range.end);
-        let (mut at, mut written) = (begin, 0);
-        while let Some(gap) = hashing.gap(at..end) {
-            let bytes = &data[(gap.start - begin) as usize..(gap.end - begin) as usize];
-            let range = ByteRange::new(u64::from(gap.start), u64::from(gap.end)).up(whole.start);
-            self.files.write(range, bytes)?;
-            at = gap.end;
-            written += bytes.len() as u64;
-            hashing.add(gap, bytes);
-        }
-        if written < range.len() {
-            self.refused_len +=
-                footprint::stored_range_len(&self.layout, range).saturating_sub(written);
-        }
-        self.hash_on(now, piece, whole)
-    }
-
-    /// As [`Self::write`], for bytes that lie apart in memory but follow each other in the piece:
-    /// one system call where nothing of them is written yet.
-    pub fn write_run(
-        &mut self,
-        now: Time,
-        range: ByteRange,
-        parts: &[&[u8]],
-    ) -> Result<Progress, Disk> {
-        let Some((piece, segment)) = self.untouched(range, parts)? else {
-            let (mut at, mut progress) = (range.start, Progress::Partial);
-            for part in parts {
-                let end = at + part.len() as u64;
-                progress = self.write(now, ByteRange::new(at, end), part)?;
-                at = end;
-            }
-            return Ok(progress);
-        };
-        self.files.write_run(segment, parts)?;
-        let whole = self.layout.piece_range(piece);
-        let hashing = self
-            .in_flight
-            .get_mut(&piece)
-            .expect("begun by `untouched`");
-        let mut at = within(whole, range.start);
-        for part in parts {
-            let end = at + u32::try_from(part.len()).expect("no longer than a piece");
-            hashing.add(at..end, part);
-            at = end;
-        }
-        self.hash_on(now, piece, whole)
-    }
-
-    /// Where `range` goes if it can be written at a stroke; its piece is begun then.
-    fn untouched(
-        &mut self,
-        range: ByteRange,
-        parts: &[&[u8]],
-    ) -> Result<Option<(PieceIndex, Segment)>, Disk> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let inside = !range.is_empty() && range.end <= self.layout.length();
-        if !inside || range.len() != len as u64 {
-            return Ok(None);
-        }
-        let piece = self.layout.piece_of(range.start);
-        let whole = self.layout.piece_range(piece);
-        let layout = Arc::clone(&self.layout);
-        let mut segments = layout.segments(range);
-        let (Some(segment), None) = (segments.next(), segments.next()) else {
-            return Ok(None);
-        };
-        if range.end > whole.end || segment.pad || self.have().contains(piece.at()) {
-            return Ok(None);
-        }
-        if !self.in_flight.contains_key(&piece) {
-            self.begin(piece, whole)?;
-        }
-        let span = within(whole, range.start)..within(whole, range.end);
-        let hashing = self.in_flight.get(&piece).expect("begun above");
-        let untouched = hashing.gap(span.clone()) == Some(span);
-        Ok(untouched.then_some((piece, segment)))
-    }
-
-    /// Hashes what can be hashed now; the verdict if that was the last of it.
-    fn hash_on(
-        &mut self,
-        now: Time,
-        piece: PieceIndex,
-        whole: ByteRange,
-    ) -> Result<Progress, Disk> {
-        let hashing = self.in_flight.get_mut(&piece).expect("was just written to");
-        while let Some(ready) = hashing.ready() {
-            let len = (ready.len()).min(BOUNCE_LEN);
-            self.bounce.resize(BOUNCE_LEN, 0);
-            let from = whole.start + u64::from(ready.start);
-            let part = ByteRange::new(from, from + len as u64);
-            self.files.read(part, &mut self.bounce[..len])?;
-            hashing.catch_up(&self.bounce[..len]);
-        }
-        if u64::from(hashing.prefix()) < whole.len() {
-            return Ok(Progress::Partial);
-        }
-        Ok(self.judge(now, piece))
-    }
-
-    fn begin(&mut self, piece: PieceIndex, whole: ByteRange) -> Result<(), Disk> {
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
-            return Err(Disk::Full);
-        }
-        let Some(home) = self.home.as_mut().filter(|home| !home.is_failed()) else {
-            return Err(read_only());
-        };
-        home.ledger.begin(piece)?;
-        let mut hashing = Hashing::new();
-        for segment in self.layout.segments(whole) {
-            if segment.pad {
-                let base = self.layout.file_range(segment.file).start;
-                let range = segment.range.up(base);
-                hashing.add_unhashed(within(whole, range.start)..within(whole, range.end));
-            } else {
-                home.ledger.stir(segment.file, &self.files)?;
-            }
-        }
-        self.standing.begin(piece);
-        home.footprint.charge(piece);
-        self.in_flight.insert(piece, hashing);
-        Ok(())
-    }
-
-    fn judge(&mut self, now: Time, piece: PieceIndex) -> Progress {
-        let hashing = self.in_flight.remove(&piece).expect("was just written to");
-        if hashing.digest() != self.hashes[piece.at()] {
-            return Progress::Bad;
-        }
-        self.standing.verified(piece);
-        let home = self.home.as_mut().expect("written to, so in the store");
-        home.footprint.touch(now, piece);
-        home.ledger.have(now, piece, &self.layout);
-        Progress::Good
-    }
-
     /// Drops what is stored of an unverified piece.
     pub fn forget(&mut self, piece: PieceIndex) {
         self.in_flight.remove(&piece);
     }
 
-    /// One SHA-1 a block, of what is on disk: right after [`Progress::Good`] or
-    /// [`Progress::Bad`], before anything else of the piece is written.
+    /// One SHA-1 a block, of what is on disk: right after the piece's verdict, before anything else
+    /// of it is written.
     pub fn block_digests(&self, piece: PieceIndex) -> Result<Vec<[u8; 20]>, Disk> {
         let range = self.layout.piece_range(piece);
         let mut block = vec![0; BLOCK_LEN as usize];
@@ -581,16 +411,11 @@ impl Drop for Torrent {
 }
 
 impl Home {
-    fn is_failed(&self) -> bool {
+    pub(super) fn is_failed(&self) -> bool {
         self.syncs_failed >= SYNCS_FAILED_MAX
     }
 }
 
-fn read_only() -> Disk {
+pub(super) fn read_only() -> Disk {
     Disk::Io(io::ErrorKind::ReadOnlyFilesystem.into())
-}
-
-/// Offset of `at` from the piece's first byte.
-fn within(whole: ByteRange, at: u64) -> u32 {
-    u32::try_from(at - whole.start).expect("R31 bounds a piece")
 }

@@ -15,9 +15,10 @@ use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
 pub const QUEUE_MAX: u32 = 128;
 /// A fast peer has no more queued than it sends in this time beyond the round trip, or half of
 /// that: a seek is not behind more.
-const QUEUE: Duration = Duration::from_millis(1);
-/// Blocks that are asked of it whatever its rate.
-const QUEUE_MIN: u32 = 16;
+const QUEUE: Duration = Duration::from_micros(500);
+/// Blocks that are asked of it whatever its rate, and as long as that still grows.
+const QUEUE_MIN: u32 = 8;
+const QUEUE_YOUNG: u32 = 16;
 /// A block is late when it is so much later than expected, at least.
 const LATE_MIN: Duration = Duration::from_millis(250);
 /// A late peer's blocks are looked at again after this long.
@@ -319,7 +320,7 @@ impl Peer {
 
 fn young_pace() -> Pace {
     let mut pace = Pace::new();
-    pace.set_depth_max(QUEUE_MIN);
+    pace.set_depth_max(QUEUE_YOUNG);
     pace
 }
 
@@ -333,7 +334,12 @@ fn depth_max(pace: &Pace) -> u32 {
         reason = "saturates"
     )]
     let blocks = blocks as u32;
-    blocks.clamp(QUEUE_MIN, QUEUE_MAX)
+    let least = if pace.is_starting() {
+        QUEUE_YOUNG
+    } else {
+        QUEUE_MIN
+    };
+    blocks.clamp(least, QUEUE_MAX)
 }
 
 /// How long to wait for what is expected at `expect`.

@@ -47,6 +47,18 @@ impl Swarm {
         }
     }
 
+    /// Whether a reader waits for its first byte, and for the piece that holds byte `at`.
+    pub fn is_awaited(&self, at: u64) -> bool {
+        let Some(torrent) = &self.torrent else {
+            return false;
+        };
+        let piece = torrent.layout.piece_of(at);
+        let next = |reader: &Reader| torrent.layout.piece_of(reader.ready());
+        self.readers
+            .iter()
+            .any(|(_, reader)| reader.is_unserved() && reader.is_waiting() && next(reader) == piece)
+    }
+
     /// Nothing can come for this reader as things stand, though it lacks bytes: no origin that has
     /// its next byte will be asked again, and no peer that is called or connected could have it.
     /// An origin that is down for a while is not given up, nor is a peer that chokes us. To be

@@ -136,6 +136,11 @@ impl Reader {
         self.clock.is_none()
     }
 
+    /// It was sent nothing yet.
+    pub fn is_unserved(&self) -> bool {
+        self.pos == self.range.start
+    }
+
     pub fn is_waiting(&self) -> bool {
         self.pos == self.ready && self.ready < self.range.end
     }

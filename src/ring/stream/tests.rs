@@ -1,10 +1,15 @@
 //! The faults of tokio-uring, each met on a real socket.
 
 use std::io::{Read, Write};
+use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
+
+use bytes::Bytes;
 
 use super::*;
 use crate::ring::buffers::{LARGE, MEDIUM, SMALL};
+use crate::ring::mapping::Mapping;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -485,5 +490,32 @@ fn connects_end_in_time() {
         while ops::in_flight() > 0 {
             runtime::sleep(MILLI).await;
         }
+    });
+}
+
+#[test]
+fn mapped_bytes_wait_for_a_slow_reader_and_not_for_a_dead_one() {
+    const LEN: usize = 32 << 20;
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&sequence(0..LEN)).unwrap();
+    let map = Mapping::map(&file, LEN).unwrap();
+    let (socket, mut peer) = pair();
+    ring(async {
+        let (_receiver, mut sender) = Stream::new(socket).split();
+        let slow = runtime::blocking(move || {
+            let mut got = vec![0; LEN];
+            for part in got.chunks_mut(LEN / 8) {
+                thread::park_timeout(10 * MILLI);
+                peer.read_exact(part).unwrap();
+            }
+            (peer, got)
+        });
+        let sent = sender.send_mapped(Arc::clone(&map), 0..LEN, false).await;
+        assert_eq!(sent.unwrap(), LEN);
+        let (_peer, got) = slow.await.unwrap();
+        check(&got, 0);
+        sender.set_stall(50 * MILLI);
+        let sent = sender.send_mapped(map, 0..LEN, false).await;
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
     });
 }

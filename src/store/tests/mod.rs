@@ -2,6 +2,7 @@
 
 mod faults;
 mod kill;
+mod later;
 mod mounts;
 mod room;
 

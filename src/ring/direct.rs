@@ -1,0 +1,40 @@
+//! Sends made at once: the ring is for what has to wait.
+//!
+//! `sendfile` would save the kernel's copy, but pages on their way follow their file: punched or
+//! cut short it would change bytes that a player is still to get.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::ring::ops::Payload;
+
+/// Sends what the socket has room for now; `None` if it has none.
+pub fn send<P: Payload>(
+    fd: &OwnedFd,
+    payload: &P,
+    range: Range<usize>,
+    more: bool,
+) -> Option<io::Result<usize>> {
+    let (start, len) = payload.span();
+    assert!(
+        range.start <= range.end && range.end <= len,
+        "a send stays in its payload"
+    );
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+    let from = start.wrapping_add(range.start);
+    // SAFETY: the kernel reads the range, which lies in the payload, before the call returns; of
+    // a mapping whose file was truncated it says EFAULT.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), from.cast(), range.len(), flags) };
+    counted(usize::try_from(sent).map_err(|_| io::Error::last_os_error()))
+}
+
+fn counted(sent: io::Result<usize>) -> Option<io::Result<usize>> {
+    match sent {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => None,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+        sent => Some(sent),
+    }
+}

@@ -1,0 +1,169 @@
+//! The sending half of a connection: at once as far as the socket takes it, else by the ring.
+
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::ring::direct;
+use crate::ring::mapping::Mapping;
+use crate::ring::mapping::is_fault;
+use crate::ring::ops;
+use crate::ring::ops::Payload;
+use crate::ring::runtime;
+use crate::ring::stream::Closer;
+use crate::ring::stream::Connection;
+use crate::ring::stream::ShutDownUnlessDone;
+use crate::ring::stream::finish;
+use crate::ring::stream::is_cancelled;
+use crate::units::Time;
+
+/// A send of which the other side takes nothing for so long ends the connection.
+pub const STALL_MAX: Duration = Duration::from_secs(300);
+
+/// The sending half: one send at a time, for two would mix their bytes (H11).
+///
+/// A send that is dropped under way shuts the connection down, since some of its bytes went out
+/// (H12); one that stalls does the same and is [`io::ErrorKind::TimedOut`].
+pub struct Sender {
+    pub(super) connection: Rc<Connection>,
+    stall: Duration,
+}
+
+impl Sender {
+    pub(super) const fn new(connection: Rc<Connection>) -> Self {
+        Self {
+            connection,
+            stall: STALL_MAX,
+        }
+    }
+
+    /// How long the other side may take nothing; five minutes if not set.
+    pub const fn set_stall(&mut self, stall: Duration) {
+        self.stall = stall;
+    }
+
+    /// Sends it all. `more`: more will follow at once, so that a packet need not end here.
+    pub async fn send_all(&mut self, data: impl Into<Bytes>, more: bool) -> io::Result<()> {
+        let stall = self.stall;
+        self.send_with_deadline(data, more, stall).await
+    }
+
+    /// The same with its own stall limit.
+    pub async fn send_with_deadline(
+        &mut self,
+        data: impl Into<Bytes>,
+        more: bool,
+        stall: Duration,
+    ) -> io::Result<()> {
+        let data = data.into();
+        let range = 0..data.len();
+        self.send(data, range, more, stall).await.0
+    }
+
+    /// Sends bytes of a mapped file with no copy in user space, and says how many. Those are fewer
+    /// than asked for only if the file cannot be read a little behind them: then the next call, or
+    /// the one after, is an error for which [`is_fault`] is true. The connection is still good.
+    pub async fn send_mapped(
+        &mut self,
+        map: Arc<Mapping>,
+        range: Range<usize>,
+        more: bool,
+    ) -> io::Result<usize> {
+        let stall = self.stall;
+        self.send_mapped_with_deadline(map, range, more, stall)
+            .await
+    }
+
+    /// The same with its own stall limit.
+    pub async fn send_mapped_with_deadline(
+        &mut self,
+        map: Arc<Mapping>,
+        range: Range<usize>,
+        more: bool,
+        stall: Duration,
+    ) -> io::Result<usize> {
+        let range = map.checked(range)?;
+        match self.send(map, range, more, stall).await {
+            (Ok(()), sent, _) => Ok(sent),
+            (Err(error), sent, _) if is_fault(&error) && sent > 0 => Ok(sent),
+            (Err(error), ..) => Err(error),
+        }
+    }
+
+    /// Whether an operation that ended so is to be made again: it was cancelled with one of the
+    /// receiver's (H18), unless our own time is up.
+    fn goes_on(&self, error: &io::Error, until: Time) -> bool {
+        if !is_cancelled(error) {
+            return false;
+        }
+        let in_time = runtime::now() < until;
+        if !in_time {
+            self.connection.shut_down();
+        }
+        in_time
+    }
+
+    /// Says that no more will be sent (FIN); receiving goes on.
+    pub fn finish(&mut self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(
+            &self.connection.fd,
+            rustix::net::Shutdown::Write,
+        )?)
+    }
+
+    pub fn closer(&self) -> Closer {
+        Closer(Rc::downgrade(&self.connection))
+    }
+
+    async fn send<P: Payload>(
+        &mut self,
+        mut payload: P,
+        range: Range<usize>,
+        more: bool,
+        stall: Duration,
+    ) -> (io::Result<()>, usize, P) {
+        let fd = &self.connection.fd;
+        let unfinished = ShutDownUnlessDone::new(&self.connection);
+        let mut at = range.start;
+        let mut until = runtime::now() + stall;
+        let result = loop {
+            if at == range.end {
+                break Ok(());
+            }
+            let end = range.end.min(at.saturating_add(ops::LEN_MAX));
+            match direct::send(fd, &payload, at..end, more || end < range.end) {
+                Some(Ok(count)) => {
+                    at += count;
+                    continue;
+                }
+                Some(Err(error)) => break Err(error),
+                None => {}
+            }
+            let op = ops::send(fd, payload, at..end, more || end < range.end);
+            let (result, back) = finish(fd, op, until).await;
+            payload = back;
+            match result {
+                Ok(count) => {
+                    at += usize::try_from(count).expect("a 64-bit target");
+                    until = runtime::now() + stall;
+                }
+                Err(error) if self.goes_on(&error, until) => {}
+                Err(error) => break Err(error_of(error)),
+            }
+        };
+        unfinished.done();
+        (result, at - range.start, payload)
+    }
+}
+
+fn error_of(error: io::Error) -> io::Error {
+    if is_cancelled(&error) {
+        io::Error::new(io::ErrorKind::TimedOut, "the other side takes nothing")
+    } else {
+        error
+    }
+}
