@@ -1,0 +1,238 @@
+//! Connections between nodes: made, fed by the uplinks, heard, and over.
+
+use std::net::SocketAddr;
+
+use bittube::peer::message::piece_head;
+use bittube::peer::session::Send;
+use bittube::swarm::PeerKey;
+use bittube::units::Time;
+
+use crate::link::{Conn, End, Packet, QUEUE_MAX};
+use crate::peer::without_cancels;
+use crate::settle::Input;
+use crate::world::{Event, World};
+
+impl World {
+    pub fn handle_dialled(&mut self, id: usize, peer: PeerKey, addr: SocketAddr) {
+        let now = self.now();
+        let from = self.node(id).addr;
+        let called = |node: &Option<_>| {
+            let node: &Option<crate::node::Node> = node;
+            node.as_ref().is_some_and(|node| node.alive && node.addr == addr)
+        };
+        let to = self.nodes.iter().position(called);
+        let accepted = to.and_then(|to| Some((to, self.node(to).swarm.accept(now, from)?)));
+        let Some((to, key)) = accepted else {
+            self.node(id).swarm.handle_closed(now, peer);
+            self.settle(id);
+            return;
+        };
+        let conn = self.conns.len();
+        let delay = self.node(id).spec.delay + self.node(to).spec.delay;
+        self.conns.push(Conn {
+            ends: [End::new(id, peer), End::new(to, key)],
+            delay,
+            open: true,
+        });
+        self.node(id).set_conn(peer, Some((conn, 0)));
+        self.node(to).set_conn(key, Some((conn, 1)));
+        self.settle(to);
+        self.node(id).swarm.handle_connected(now, peer);
+        self.settle(id);
+    }
+
+    /// The swarm's own `Close`, or the other side's.
+    pub fn close(&mut self, conn: usize, end: usize) {
+        let now = self.now();
+        let state = &mut self.conns[conn].ends[end];
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        state.woken = false;
+        state.pending = None;
+        let (id, key) = (state.node, state.key);
+        let was_open = std::mem::replace(&mut self.conns[conn].open, false);
+        if was_open || !self.conns[conn].ends[1 - end].closed {
+            let at = now + self.conns[conn].delay;
+            self.clock.plan(at, Event::Closed(conn, 1 - end));
+        }
+        let node = self.node(id);
+        node.set_conn(key, None);
+        node.asked.handle_closed(key);
+        node.uplink.turns.retain(|turn| *turn != (conn, end));
+        if node.alive {
+            node.swarm.handle_closed(now, key);
+        }
+    }
+
+    pub fn handle_closed(&mut self, conn: usize, end: usize) {
+        let id = self.conns[conn].ends[end].node;
+        self.close(conn, end);
+        if self.is_alive(id) {
+            self.settle(id);
+        }
+    }
+
+    /// Asks the session what is to be sent, until a block waits for the uplink.
+    pub fn poll(&mut self, conn: usize, end: usize) {
+        let state = &self.conns[conn].ends[end];
+        let (id, key) = (state.node, state.key);
+        loop {
+            let state = &mut self.conns[conn].ends[end];
+            if state.closed || !state.woken || state.pending.is_some() || state.sending {
+                break;
+            }
+            match self.node(id).swarm.poll_send(key) {
+                None => self.conns[conn].ends[end].woken = false,
+                Some(Send::Bytes(bytes)) => self.say(conn, end, bytes),
+                Some(Send::Block(span)) => {
+                    let node = self.node(id);
+                    assert!(
+                        node.store.verified().contains(span.piece.at()),
+                        "unverified bytes go to a peer"
+                    );
+                    node.uplink.turns.push_back((conn, end));
+                    self.conns[conn].ends[end].pending = Some(span);
+                    self.start_upload(id);
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, conn: usize, end: usize, bytes: Vec<u8>) {
+        let now = self.now();
+        let state = &self.conns[conn].ends[end];
+        let (id, key) = (state.node, state.key);
+        for block in self.node(id).asked.handle_said(key, &bytes) {
+            let node = self.nodes[id].as_ref().expect("it speaks");
+            let peers = node.asked.of(block);
+            if peers.len() > 2 {
+                self.assert_two(node, peers);
+            }
+        }
+        let at = now + self.conns[conn].delay + self.jitter();
+        self.put(conn, 1 - end, at, Packet::Control(bytes));
+    }
+
+    /// On the way to `end`, after what is on the way already.
+    fn put(&mut self, conn: usize, end: usize, at: Time, packet: Packet) {
+        if !self.conns[conn].open {
+            return;
+        }
+        let state = &mut self.conns[conn].ends[end];
+        state.last = state.last.max(at);
+        state.wire.push_back(packet);
+        self.clock.plan(state.last, Event::Hear(conn, end));
+    }
+
+    /// The next block goes out if the uplink is free.
+    fn start_upload(&mut self, id: usize) {
+        let now = self.now();
+        let node = self.node(id);
+        if node.uplink.current.is_some() {
+            return;
+        }
+        let turns = node.uplink.turns.len();
+        let mut wait = Time::NEVER;
+        for _ in 0..turns {
+            let (conn, end) = self.node(id).uplink.turns.pop_front().expect("counted");
+            let other = self.conns[conn].ends[1 - end].node;
+            let downlink = &self.nodes[other].as_ref().expect("connected").downlink;
+            if downlink.free > now + QUEUE_MAX {
+                wait = wait.min(downlink.free.before(QUEUE_MAX));
+                self.node(id).uplink.turns.push_back((conn, end));
+                continue;
+            }
+            self.upload(id, conn, end);
+            return;
+        }
+        let node = self.node(id);
+        if wait < node.uplink.retry || node.uplink.retry <= now {
+            node.uplink.retry = wait;
+            self.clock.plan(wait, Event::Uplink(id));
+        }
+    }
+
+    fn upload(&mut self, id: usize, conn: usize, end: usize) {
+        let now = self.now();
+        let state = &mut self.conns[conn].ends[end];
+        let span = state.pending.take().expect("it has a turn");
+        state.sending = true;
+        let (other, delay) = (self.conns[conn].ends[1 - end].node, self.conns[conn].delay);
+        self.nonce += 1;
+        let nonce = self.nonce;
+        let node = self.node(id);
+        let content = node.spec.temper.content(span, nonce);
+        let left = node.uplink.line.pass(now, u64::from(span.len));
+        node.uplink.current = Some((conn, end, span.len));
+        self.clock.plan(left, Event::Uplink(id));
+        let at = left + delay + self.jitter();
+        let at = self.node(other).downlink.pass(at, u64::from(span.len));
+        self.put(conn, 1 - end, at, Packet::Block { span, content });
+    }
+
+    pub fn handle_uplink(&mut self, id: usize) {
+        let now = self.now();
+        let node = self.node(id);
+        if node.uplink.current.is_some() && node.uplink.line.free > now {
+            return;
+        }
+        if let Some((conn, end, len)) = node.uplink.current.take() {
+            let state = &mut self.conns[conn].ends[end];
+            state.sending = false;
+            if !state.closed {
+                let key = state.key;
+                let node = self.node(id);
+                node.counts.to_peers += u64::from(len);
+                node.swarm.sent(now, key, len as usize);
+                self.poll(conn, end);
+            }
+        }
+        self.start_upload(id);
+    }
+
+    /// The next packet on the way to `end` is there.
+    pub fn hear(&mut self, conn: usize, end: usize) {
+        let now = self.now();
+        let packet = self.conns[conn].ends[end].wire.pop_front();
+        let state = &self.conns[conn].ends[end];
+        let (id, key) = (state.node, state.key);
+        let Some(packet) = packet.filter(|_| !state.closed) else {
+            return;
+        };
+        match packet {
+            Packet::Control(bytes) => {
+                let node = self.node(id);
+                node.asked.handle_heard(key, &bytes);
+                let bytes = match node.spec.temper.ignores_cancel {
+                    true => without_cancels(&bytes),
+                    false => bytes,
+                };
+                let taken = node.swarm.handle_bytes(now, key, &bytes);
+                assert_eq!(taken, bytes.len(), "whole messages are taken whole");
+                self.settle(id);
+            }
+            Packet::Block { span, content } => {
+                self.frame[..13].copy_from_slice(&piece_head(span));
+                let whole = 13 + span.len as usize;
+                let frame = std::mem::take(&mut self.frame);
+                let node = self.node(id);
+                node.counts.from_peers += u64::from(span.len);
+                node.asked.remove(key, (span.piece.0, span.begin));
+                let taken = node.swarm.handle_bytes(now, key, &frame[..whole]);
+                assert_eq!(taken, whole, "a whole block is taken whole");
+                self.frame = frame;
+                let range = self.layout.span_range(span);
+                self.settle_with(
+                    id,
+                    Input {
+                        range,
+                        offset: 13,
+                        content,
+                        by_origin: false,
+                    },
+                );
+            }
+        }
+    }
+}
