@@ -1,6 +1,6 @@
 //! One viewer's machine: its swarm, its store, its lines and its player.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ pub struct Counts {
     pub by_cause: [u64; Cause::ALL.len()],
     pub to_peers: u64,
     pub banned: Vec<SocketAddr>,
+    /// Who sent it a wrong block.
+    pub lied_by: BTreeSet<SocketAddr>,
     pub differs: bool,
 }
 

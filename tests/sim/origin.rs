@@ -7,7 +7,7 @@ use bittube::origin::pool::ConnKey;
 use bittube::units::{ByteRange, Time};
 
 use crate::link::Line;
-use crate::store::{Content, RIGHT};
+use crate::store::{CHANGED, Content, RIGHT};
 
 /// It serves in turns of so many bytes.
 pub const QUANTUM: u64 = 16 * 1024;
@@ -125,7 +125,7 @@ impl Server {
             .faults
             .iter()
             .any(|fault| matches!(fault, Fault::Changes { at } if *at <= now));
-        if changed { u32::MAX } else { RIGHT }
+        if changed { CHANGED } else { RIGHT }
     }
 
     /// A request has arrived.

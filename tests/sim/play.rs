@@ -253,6 +253,7 @@ impl World {
     }
 
     fn plan_server(&mut self, at: Time) {
+        let at = at.max(self.now());
         if at < self.server_timer {
             self.server_timer = at;
             self.clock.plan(at, Event::Server);

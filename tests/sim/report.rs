@@ -9,7 +9,7 @@ use crate::node::{Leave, Node};
 use crate::viewer::{Act, START_S};
 use crate::world::World;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     pub name: String,
     pub seed: u64,
@@ -33,6 +33,8 @@ pub struct Report {
     /// Of what could have been uploaded.
     pub upload: f64,
     pub banned: usize,
+    /// Of those who met a liar, who did not ban it; zero to one.
+    pub pardoned: f64,
     pub events: u64,
     pub simulated_s: f64,
     pub digest: u64,
@@ -82,6 +84,7 @@ impl Report {
             duplicates: (got - kept as f64) / kept as f64,
             upload: sum(|node| node.counts.to_peers) / could,
             banned: nodes().map(|node| node.counts.banned.len()).sum(),
+            pardoned: pardoned(world),
             events: world.events,
             simulated_s: now.since(World::START).as_secs_f64(),
             digest: world.digest,
@@ -95,6 +98,19 @@ impl Report {
     pub fn seek(&self, part: f64) -> f64 {
         quantile(&self.seeks, part)
     }
+}
+
+/// A liar is met by who got a wrong block of it.
+fn pardoned(world: &World) -> f64 {
+    let nodes = || world.nodes.iter().flatten();
+    let met: usize = nodes().map(|node| node.counts.lied_by.len()).sum();
+    let banned = nodes().map(|node| {
+        let bans = &node.counts.banned;
+        let lied = node.counts.lied_by.iter();
+        lied.filter(|addr| bans.contains(addr)).count()
+    });
+    let banned: usize = banned.sum();
+    if met == 0 { 0.0 } else { 1.0 - banned as f64 / met as f64 }
 }
 
 /// Of sorted values; zero of none.

@@ -221,6 +221,11 @@ pub fn random(seed: u64) -> Setup {
     if rng.random_bool(0.4) {
         origin.faults.push(random_fault(rng));
     }
+    let changes = |fault: &Fault| matches!(fault, Fault::Changes { .. });
+    if origin.faults.iter().any(changes) {
+        // The right film is to be had from somebody.
+        setup.nodes.push(self::seed(rng));
+    }
     setup.ends = Duration::from_secs(900);
     setup
 }
@@ -268,7 +273,7 @@ fn random_temper(rng: &mut StdRng) -> Temper {
 fn random_fault(rng: &mut StdRng) -> Fault {
     let from = World::START + Duration::from_secs_f64(rng.random_range(0.0..20.0));
     let to = from + Duration::from_secs_f64(rng.random_range(0.5..20.0));
-    match rng.random_range(0..4) {
+    match rng.random_range(0..5) {
         0 => Fault::Down { from, to },
         1 => Fault::Busy {
             from,
@@ -281,6 +286,7 @@ fn random_fault(rng: &mut StdRng) -> Fault {
             to,
             first_byte: Duration::from_millis(rng.random_range(500..5000)),
         },
+        3 => Fault::Changes { at: from },
         _ => Fault::Closes {
             after: rng.random_range(1..20) * origin::QUANTUM,
         },

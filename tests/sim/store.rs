@@ -11,11 +11,15 @@ use fixedbitset::FixedBitSet;
 /// Zero: right. Anything else names a wrong version of the bytes.
 pub type Content = u32;
 pub const RIGHT: Content = 0;
+/// The other file that an origin has once it changed.
+pub const CHANGED: Content = u32::MAX;
 
 pub struct Store {
     layout: Arc<Layout>,
     verified: FixedBitSet,
     begun: BTreeMap<PieceIndex, Begun>,
+    /// The origin brought right bytes: from then on it is known by them.
+    knows_origin: bool,
     /// Bytes written, less those of pieces that were forgotten.
     pub kept: u64,
 }
@@ -42,6 +46,7 @@ impl Store {
             layout,
             verified,
             begun: BTreeMap::new(),
+            knows_origin: false,
             kept: 0,
         }
     }
@@ -80,6 +85,7 @@ impl Store {
         };
         begun.parts.insert(place, part);
         begun.written += range.len();
+        self.knows_origin |= by_origin && content == RIGHT;
         self.kept += range.len();
         if begun.written < whole.len() {
             return None;
@@ -104,7 +110,8 @@ impl Store {
         }
     }
 
-    /// Each byte is verified, or right and straight from the origin.
+    /// Each byte is verified, or right and straight from the origin; whoever never saw the right
+    /// film cannot know it by its validator.
     pub fn assert_readable(&self, range: ByteRange) {
         for piece in self.layout.pieces_of(range).map(PieceIndex) {
             if self.verified[piece.at()] {
@@ -121,8 +128,9 @@ impl Store {
                     common == 0 || part.by_origin,
                     "{wanted:?} of a peer is shown unverified"
                 );
+                let other = part.content == CHANGED && !self.knows_origin;
                 assert!(
-                    common == 0 || part.content == RIGHT,
+                    common == 0 || part.content == RIGHT || other,
                     "{wanted:?} is shown and wrong"
                 );
             }

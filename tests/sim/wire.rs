@@ -10,6 +10,7 @@ use bittube::units::Time;
 use crate::link::{Conn, End, Packet, QUEUE_MAX};
 use crate::peer::without_cancels;
 use crate::settle::Input;
+use crate::store::RIGHT;
 use crate::world::{Event, World};
 
 impl World {
@@ -223,6 +224,11 @@ impl World {
                 assert_eq!(taken, whole, "a whole block is taken whole");
                 self.frame = frame;
                 let range = self.layout.span_range(span);
+                if content != RIGHT {
+                    let liar = self.conns[conn].ends[1 - end].node;
+                    let liar = self.node(liar).addr;
+                    self.node(id).counts.lied_by.insert(liar);
+                }
                 self.settle_with(
                     id,
                     Input {
