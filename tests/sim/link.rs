@@ -14,7 +14,10 @@ pub const QUEUE_MAX: Duration = Duration::from_millis(200);
 pub enum Packet {
     /// Whole messages.
     Control(Vec<u8>),
-    Block { span: BlockSpan, content: Content },
+    Block {
+        span: BlockSpan,
+        content: Content,
+    },
 }
 
 pub struct Conn {

@@ -82,6 +82,7 @@ fn levels(report: &Report, rows: &[(&'static str, f64, f64, f64)]) -> Vec<Level>
     rows.iter().map(level).collect()
 }
 
+/// What was measured of each, with its limit: the level once reached and a third.
 fn all_levels(seed: u64, size: Size) -> Vec<Level> {
     let mut all = Vec::new();
     let one = play(scenario::alone(seed, size));
@@ -100,6 +101,7 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
             ("copies / bound", s1.copies / s1.bound, 2.0, f64::MAX),
             ("longest stall, s", s1.stall_longest, 1.0, f64::MAX),
             ("start p95, s", s1.start(0.95), 4.0, f64::MAX),
+            duplicates(&s1, f64::MAX),
         ],
     ));
     let s2 = play(scenario::s2("S2 staggered", seed, size, 30));
@@ -109,22 +111,45 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
             ("copies", s2.copies, 3.0, f64::MAX),
             ("start p95, s", s2.start(0.95), 2.0, f64::MAX),
             ("stalls", s2.stalls as f64, 0.0, f64::MAX),
+            duplicates(&s2, f64::MAX),
         ],
     ));
+    all.extend(scarce_and_restless(seed, size));
+    for (flash, base, limit) in [(true, &s1, f64::MAX), (false, &s2, f64::MAX)] {
+        let s6 = play(scenario::s6(seed, size, flash));
+        let added = (s6.bound - base.bound).max(0.0);
+        let more = s6.copies / (base.copies + 1.2 * added);
+        all.extend(levels(
+            &s6,
+            &[
+                ("copies / (without + 1.2 deficit)", more, 1.0, limit),
+                ("stalls", s6.stalls as f64, 0.0, f64::MAX),
+            ],
+        ));
+    }
+    all.extend(troubled(seed, size));
+    all
+}
+
+/// S3, S4, S5.
+fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     let s3 = play(scenario::s3(seed, size));
-    all.extend(levels(
+    let mut all = levels(
         &s3,
         &[
             ("copies / bound", s3.copies / s3.bound, 1.25, f64::MAX),
             ("stalled, %", s3.stalled * 100.0, 1.0, f64::MAX),
+            duplicates(&s3, f64::MAX),
         ],
-    ));
+    );
     let s4 = play(scenario::s4(seed, size));
+    let bought = 100.0 - s4.offload * 100.0;
     all.extend(levels(
         &s4,
         &[
-            ("not offloaded, %", 100.0 - s4.offload * 100.0, 17.0, f64::MAX),
+            ("not offloaded, %", bought, 17.0, f64::MAX),
             ("longest stall, s", s4.stall_longest, 1.0, f64::MAX),
+            duplicates(&s4, f64::MAX),
         ],
     ));
     let s5 = play(scenario::s5(seed, size));
@@ -133,40 +158,34 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
         &[
             ("seek p95, s", s5.seek(0.95), 1.5, f64::MAX),
             ("copies", s5.copies, 2.0, f64::MAX),
+            duplicates(&s5, f64::MAX),
         ],
     ));
-    for (flash, base) in [(true, &s1), (false, &s2)] {
-        let s6 = play(scenario::s6(seed, size, flash));
-        let added = (s6.bound - base.bound).max(0.0);
-        let more = s6.copies / (base.copies + 1.2 * added);
-        all.extend(levels(
-            &s6,
-            &[
-                ("copies / (without + 1.2 deficit)", more, 1.0, f64::MAX),
-                ("stalls", s6.stalls as f64, 0.0, f64::MAX),
-            ],
-        ));
-    }
-    for slow in [false, true] {
+    all
+}
+
+/// S7 and S8.
+fn troubled(seed: u64, size: Size) -> Vec<Level> {
+    let mut all = Vec::new();
+    for (slow, limit) in [(false, f64::MAX), (true, f64::MAX)] {
         let s7 = play(scenario::s7(seed, size, slow));
-        all.extend(levels(
-            &s7,
-            &[("longest stall, s", s7.stall_longest, 1.0, f64::MAX)],
-        ));
+        let longest = ("longest stall, s", s7.stall_longest, 1.0, limit);
+        all.extend(levels(&s7, &[longest]));
     }
     let s8 = play(scenario::s8(seed, size));
+    let vain = s8.duplicates * 100.0;
     all.extend(levels(
         &s8,
         &[
-            ("received in vain, %", s8.duplicates * 100.0, 2.0, f64::MAX),
-            ("not banned by, of all", s8.pardoned, 0.0, f64::MAX),
+            ("received in vain, %", vain, 2.0, f64::MAX),
+            ("liars met and not banned, of 1", s8.pardoned, 0.0, f64::MAX),
         ],
     ));
-    for report in [&s1, &s2, &s3, &s4, &s5] {
-        let duplicates = ("duplicates, %", report.duplicates * 100.0, 2.0, f64::MAX);
-        all.extend(levels(report, &[duplicates]));
-    }
     all
+}
+
+fn duplicates(report: &Report, limit: f64) -> (&'static str, f64, f64, f64) {
+    ("duplicates, %", report.duplicates * 100.0, 2.0, limit)
 }
 
 const BLOCK: f64 = 16384.0;
@@ -179,7 +198,11 @@ fn scenarios_are_no_worse_than_they_were() {
     let levels = all_levels(seed(), size());
     println!("\ntargets");
     for level in &levels {
-        let met = if level.value <= level.target { "met" } else { "   " };
+        let met = if level.value <= level.target {
+            "met"
+        } else {
+            "   "
+        };
         println!(
             "{:18} {:34} {:8.2}  target {:6.2} {met}",
             level.scenario, level.what, level.value, level.target

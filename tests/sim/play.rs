@@ -15,6 +15,7 @@ use crate::link::{Line, QUEUE_MAX, Uplink};
 use crate::node::{Counts, Leave, Node};
 use crate::origin::Answer;
 use crate::peer::Asked;
+use crate::settle::BODY;
 use crate::store::Store;
 use crate::viewer::{Request, Viewer};
 use crate::world::{Event, World};
@@ -208,7 +209,10 @@ impl World {
         });
         for (request, limit) in requests.chain(idle) {
             let ready = node.swarm.readable(request.reader);
-            assert_eq!(ready.start, request.pos, "the reader stands where its player is");
+            assert_eq!(
+                ready.start, request.pos,
+                "the reader stands where its player is"
+            );
             assert!(ready.end >= request.ready, "the window went back");
             request.ready = ready.end;
             let end = ready.end.min(limit);
@@ -301,8 +305,8 @@ impl World {
                 self.drain_pool(id, None);
             }
             Answer::Body { range, content } => {
-                let body = vec![0; range.len() as usize];
-                let taken = pool.handle_bytes(now, conn, &body);
+                let body = &BODY[..range.len() as usize];
+                let taken = pool.handle_bytes(now, conn, body);
                 assert_eq!(taken, body.len(), "a body is taken whole");
                 self.drain_pool(id, Some((range, content)));
             }
@@ -319,5 +323,8 @@ impl World {
 const BUSY_WAIT: Duration = Duration::from_millis(5);
 
 fn server_next(world: &World) -> Time {
-    world.server.as_ref().map_or(Time::NEVER, |server| server.next())
+    world
+        .server
+        .as_ref()
+        .map_or(Time::NEVER, |server| server.next())
 }

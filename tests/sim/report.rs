@@ -110,7 +110,11 @@ fn pardoned(world: &World) -> f64 {
         lied.filter(|addr| bans.contains(addr)).count()
     });
     let banned: usize = banned.sum();
-    if met == 0 { 0.0 } else { 1.0 - banned as f64 / met as f64 }
+    if met == 0 {
+        0.0
+    } else {
+        1.0 - banned as f64 / met as f64
+    }
 }
 
 /// Of sorted values; zero of none.
@@ -159,7 +163,11 @@ fn bound_of(world: &World) -> f64 {
         bound::Member {
             joins,
             leaves: if spec.seeds { 1e9 } else { leaves },
-            upload: if rides_free { 0.0 } else { spec.up / world.setup.rate },
+            upload: if rides_free {
+                0.0
+            } else {
+                spec.up / world.setup.rate
+            },
             seeds: spec.seeds,
             plays: if spec.seeds { Vec::new() } else { plays },
         }

@@ -56,7 +56,11 @@ fn seed(rng: &mut StdRng) -> Spec {
 }
 
 fn world(name: &str, seed: u64, size: Size, nodes: Vec<Spec>) -> Setup {
-    let last = nodes.iter().map(|node| node.joins).max().unwrap_or_default();
+    let last = nodes
+        .iter()
+        .map(|node| node.joins)
+        .max()
+        .unwrap_or_default();
     Setup {
         name: name.to_owned(),
         seed,
@@ -160,7 +164,11 @@ pub fn s6(seed: u64, size: Size, flash: bool) -> Setup {
 }
 
 pub fn s7(seed: u64, size: Size, slow: bool) -> Setup {
-    let name = if slow { "S7 origin slow" } else { "S7 origin down" };
+    let name = if slow {
+        "S7 origin slow"
+    } else {
+        "S7 origin down"
+    };
     let mut setup = s2(name, seed, size, 30);
     let from = World::START + Duration::from_secs_f64(size.length_s / 3.0);
     let to = from + Duration::from_secs_f64(30.0 * size.length_s / WHOLE.length_s);
@@ -172,7 +180,12 @@ pub fn s7(seed: u64, size: Size, slow: bool) -> Setup {
         },
         false => Fault::Down { from, to },
     };
-    setup.origin.as_mut().expect("it has one").faults.push(fault);
+    setup
+        .origin
+        .as_mut()
+        .expect("it has one")
+        .faults
+        .push(fault);
     setup
 }
 

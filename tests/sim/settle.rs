@@ -29,7 +29,8 @@ struct Left {
     closes: Vec<PeerKey>,
 }
 
-const BODY: [u8; crate::origin::QUANTUM as usize] = [0; crate::origin::QUANTUM as usize];
+/// A part of the film; nobody looks at it.
+pub static BODY: [u8; crate::origin::QUANTUM as usize] = [0; crate::origin::QUANTUM as usize];
 
 impl World {
     pub fn settle(&mut self, id: usize) {
@@ -93,7 +94,11 @@ impl World {
             Output::Store { range, at } => {
                 let input = input.expect("bytes are named only in the call that brings them");
                 let offset = at.start.checked_sub(input.offset).expect("in the input") as u64;
-                assert_eq!(range.start, input.range.start + offset, "the bytes are those");
+                assert_eq!(
+                    range.start,
+                    input.range.start + offset,
+                    "the bytes are those"
+                );
                 assert_eq!(range.len(), at.len() as u64);
                 assert!(range.end <= input.range.end);
                 let digests = node.swarm.wants_digests(self.layout.piece_of(range.start));
@@ -167,7 +172,10 @@ impl World {
                 range,
                 content,
             } => {
-                let fetch = node.fetches.get_mut(&key).expect("bytes come before its end");
+                let fetch = node
+                    .fetches
+                    .get_mut(&key)
+                    .expect("bytes come before its end");
                 assert_eq!(fetch.at, range.start, "the bytes come in order");
                 fetch.at = range.end;
                 let place = Cause::ALL.iter().position(|cause| *cause == fetch.cause);
@@ -216,8 +224,12 @@ impl World {
         let now = self.now();
         loop {
             let node = self.nodes[id].as_mut().expect("alive");
-            let Some((_, pool)) = &mut node.pool else { return };
-            let Some(output) = pool.poll_output() else { return };
+            let Some((_, pool)) = &mut node.pool else {
+                return;
+            };
+            let Some(output) = pool.poll_output() else {
+                return;
+            };
             let delay = self
                 .server
                 .as_ref()

@@ -19,7 +19,8 @@ impl World {
         let from = self.node(id).addr;
         let called = |node: &Option<_>| {
             let node: &Option<crate::node::Node> = node;
-            node.as_ref().is_some_and(|node| node.alive && node.addr == addr)
+            node.as_ref()
+                .is_some_and(|node| node.alive && node.addr == addr)
         };
         let to = self.nodes.iter().position(called);
         let accepted = to.and_then(|to| Some((to, self.node(to).swarm.accept(now, from)?)));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bittube::origin::OriginFailed;
 use bittube::origin::pool::ConnKey;
-use bittube::swarm::dialer::Found;
 use bittube::swarm::PeerKey;
+use bittube::swarm::dialer::Found;
 use bittube::torrent::layout::Layout;
 use bittube::units::{BLOCK_LEN, ByteRange, OriginPolicy, Time};
 use rand::prelude::*;
@@ -162,9 +162,15 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        self.nodes.iter().zip(&self.setup.nodes).all(|(node, spec)| {
-            spec.seeds || node.as_ref().is_some_and(|node| !node.alive || node.viewer.is_done())
-        })
+        self.nodes
+            .iter()
+            .zip(&self.setup.nodes)
+            .all(|(node, spec)| {
+                spec.seeds
+                    || node
+                        .as_ref()
+                        .is_some_and(|node| !node.alive || node.viewer.is_done())
+            })
     }
 
     fn handle(&mut self, event: Event) {
@@ -211,7 +217,10 @@ impl World {
                 }
             }
             Event::Connected(id, conn) => {
-                let down = self.server.as_ref().is_none_or(|server| server.is_down(now));
+                let down = self
+                    .server
+                    .as_ref()
+                    .is_none_or(|server| server.is_down(now));
                 let result = match down {
                     true => Err(OriginFailed::passing(Duration::ZERO, "refused")),
                     false => Ok(()),
@@ -280,7 +289,9 @@ impl World {
         let mut known: Vec<_> = others.filter(|addr| *addr != own).collect();
         known.shuffle(&mut self.rng);
         known.truncate(ADDRESSES);
-        self.node(id).swarm.add_addresses(now, &known, Found::Tracker);
+        self.node(id)
+            .swarm
+            .add_addresses(now, &known, Found::Tracker);
         self.settle(id);
     }
 
@@ -299,7 +310,9 @@ impl World {
 
     fn break_one(&mut self) {
         let now = self.now();
-        let open: Vec<_> = (0..self.conns.len()).filter(|&conn| self.conns[conn].open).collect();
+        let open: Vec<_> = (0..self.conns.len())
+            .filter(|&conn| self.conns[conn].open)
+            .collect();
         if let Some(&conn) = open.choose(&mut self.rng) {
             self.conns[conn].open = false;
             for end in 0..2 {
