@@ -34,9 +34,7 @@ pub fn copies(length_s: f64, start_s: f64, members: &[Member]) -> f64 {
     let grains = (length_s / GRAIN_S).ceil() as usize;
     let seeded = members.iter().any(|member| member.seeds);
     let viewers = members.iter().filter(|member| !member.seeds);
-    let end = viewers
-        .map(|member| member.leaves)
-        .fold(0.0, f64::max);
+    let end = viewers.map(|member| member.leaves).fold(0.0, f64::max);
     let mut bound = 0.0_f64;
     let mut time = STEP_S;
     while time <= end + STEP_S {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bittube::origin::pool::Pool;
 use bittube::swarm::{OriginKey, PeerKey, Swarm};
-use bittube::units::{ByteRange, Cause, Time};
+use bittube::units::{ByteRange, Cause, PieceIndex, Time};
 
 use crate::link::{Line, Uplink};
 use crate::peer::{Asked, Temper};
@@ -70,6 +70,8 @@ pub struct Fetch {
     pub cause: Cause,
     /// The next byte of it.
     pub at: u64,
+    /// Pieces of it that were bad, and are asked for anew.
+    pub void: BTreeSet<PieceIndex>,
 }
 
 pub enum Feed {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bittube::origin::pool::{self, Pool};
 use bittube::swarm::{FetchKey, Output, PeerKey, Verdict};
-use bittube::units::{ByteRange, Cause, PieceIndex, Time};
+use bittube::units::{BLOCK_LEN, ByteRange, Cause, PieceIndex, Time};
 
 use crate::node::{Feed, Fetch};
 use crate::store::Content;
@@ -107,7 +107,12 @@ impl World {
                     .write(range, input.content, input.by_origin, digests);
                 left.verdicts.extend(verdict);
             }
-            Output::Forget { piece } => node.store.forget(piece),
+            Output::Forget { piece } => {
+                node.store.forget(piece);
+                for fetch in node.fetches.values_mut() {
+                    fetch.void.insert(piece);
+                }
+            }
             Output::Wake { peer } => left.woken.push(peer),
             Output::Close { peer } => left.closes.push(peer),
             Output::Dial { peer, addr } => {
@@ -137,26 +142,37 @@ impl World {
 
     fn fetch(&mut self, id: usize, key: FetchKey, range: ByteRange, cause: Cause) {
         let now = self.now();
-        let layout = std::sync::Arc::clone(&self.layout);
-        let blocks = |range: ByteRange| {
-            let number = |at: u64| {
-                let block = layout.block_of(at);
-                (block.piece, block.block)
-            };
-            (number(range.start), number(range.end - 1))
+        // Whole blocks.
+        let block = u64::from(BLOCK_LEN);
+        let whole = |range: ByteRange| {
+            ByteRange::new(
+                range.start / block * block,
+                range.end.next_multiple_of(block),
+            )
         };
+        let layout = std::sync::Arc::clone(&self.layout);
         let node = self.node(id);
-        let (first, last) = blocks(range);
         for fetch in node.fetches.values() {
-            let (from, to) = blocks(fetch.range);
+            let common = whole(range).and(whole(fetch.range));
+            let common = common.and(ByteRange::new(0, layout.length()));
+            let mut pieces = layout.pieces_of(common).map(PieceIndex);
             assert!(
-                last < from || to < first,
+                pieces.all(|piece| fetch.void.contains(&piece)),
                 "{range:?} is asked of the origin beside {:?}",
                 fetch.range
             );
         }
         let at = range.start;
-        node.fetches.insert(key.0, Fetch { range, cause, at });
+        let void = Default::default();
+        node.fetches.insert(
+            key.0,
+            Fetch {
+                range,
+                cause,
+                at,
+                void,
+            },
+        );
         let (_, pool) = node.pool.as_mut().expect("it was asked");
         pool.fetch(now, key.0, range, true);
         self.drain_pool(id, None);

@@ -18,6 +18,8 @@ pub struct Store {
     layout: Arc<Layout>,
     verified: FixedBitSet,
     begun: BTreeMap<PieceIndex, Begun>,
+    /// The origin's part of pieces that were forgotten: it stays in the file until written over.
+    ghosts: BTreeMap<PieceIndex, Vec<Part>>,
     /// The origin brought right bytes: from then on it is known by them.
     knows_origin: bool,
     /// Bytes written, less those of pieces that were forgotten.
@@ -46,6 +48,7 @@ impl Store {
             layout,
             verified,
             begun: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
             knows_origin: false,
             kept: 0,
         }
@@ -107,6 +110,15 @@ impl Store {
         assert!(!self.verified[piece.at()], "a verified piece is forgotten");
         if let Some(begun) = self.begun.remove(&piece) {
             self.kept -= begun.written;
+            let ghosts = self.ghosts.entry(piece).or_default();
+            let written = |ghost: &Part| {
+                begun
+                    .parts
+                    .iter()
+                    .any(|part| !part.range.and(ghost.range).is_empty())
+            };
+            ghosts.retain(|ghost| !written(ghost));
+            ghosts.extend(begun.parts.iter().filter(|part| part.by_origin));
         }
     }
 
@@ -131,6 +143,15 @@ impl Store {
                 let other = part.content == CHANGED && !self.knows_origin;
                 assert!(
                     common == 0 || part.content == RIGHT || other,
+                    "{wanted:?} is shown and wrong"
+                );
+            }
+            for ghost in self.ghosts.get(&piece).into_iter().flatten() {
+                let common = ghost.range.and(wanted);
+                let over = parts.iter().map(|part| part.range.and(common).len());
+                shown += common.len() - over.sum::<u64>();
+                assert!(
+                    common.is_empty() || ghost.content == RIGHT || !self.knows_origin,
                     "{wanted:?} is shown and wrong"
                 );
             }
