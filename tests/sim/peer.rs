@@ -22,7 +22,7 @@ impl Temper {
         let Some(every) = self.lies else { return RIGHT };
         let mixed = (u64::from(span.piece.0) << 32 | u64::from(span.begin))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        if (mixed >> 40) as u32 % every == 0 {
+        if ((mixed >> 40) as u32).is_multiple_of(every) {
             1 + nonce as u32 % 1_000_000
         } else {
             RIGHT

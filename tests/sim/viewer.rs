@@ -180,16 +180,17 @@ impl Viewer {
         let Some(open) = self.open else { return };
         let whole = open.pos >= self.file.end;
         match self.state {
-            State::Opening(since) if self.probes.is_empty() => {
-                if whole || open.pos >= open.range.start + self.bytes(START_S) {
-                    let took = now.since(since).as_secs_f64();
-                    match (self.seeking, self.cold) {
-                        (false, _) => self.record.starts.push(took),
-                        (true, true) => self.record.seeks.push(took),
-                        (true, false) => {}
-                    }
-                    self.state = State::Playing(now, open.range.start);
+            State::Opening(since)
+                if self.probes.is_empty()
+                    && (whole || open.pos >= open.range.start + self.bytes(START_S)) =>
+            {
+                let took = now.since(since).as_secs_f64();
+                match (self.seeking, self.cold) {
+                    (false, _) => self.record.starts.push(took),
+                    (true, true) => self.record.seeks.push(took),
+                    (true, false) => {}
                 }
+                self.state = State::Playing(now, open.range.start);
             }
             State::Playing(since, base) => {
                 let out = self.out(since, base, open.pos);
