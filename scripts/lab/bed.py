@@ -1,0 +1,340 @@
+#!/usr/bin/env python3
+"""The bed: hosts on one bridge, each a network namespace with a limited link, and what runs there.
+
+It is built where everything is private already: network, mounts and processes are namespaces of
+their own, so that nothing outlives the run and no two runs meet.
+"""
+
+import ctypes
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from scenario import DOWNLOAD, ORIGIN, rate
+
+HERE = Path(__file__).resolve().parent
+SCRATCH = Path("/run/lab")
+ORIGIN_IP = "10.77.0.1"
+TRACKER = f"http://{ORIGIN_IP}:6969/announce"
+FILM_URL = f"http://{ORIGIN_IP}/film.mp4"
+# The same file under another name, for who asks without BitTube.
+PLAIN_URL = f"http://{ORIGIN_IP}/plain.mp4"
+# What a request takes to the origin, s.
+ORIGIN_DELAY = 0.02
+CLONE_NEWNET = 0x40000000
+
+
+def run(*words):
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip() or done.returncode}")
+
+
+class Host:
+    """One namespace and its cable."""
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = None
+
+    def __init__(self, number):
+        self.number, self.name = number, f"h{number}"
+        run("ip", "netns", "add", self.name)
+        outer, inner = f"v{number}", "e0"
+        run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", self.name)
+        run("ip", "link", "set", outer, "master", "br0", "up")
+        run("ip", "-n", self.name, "link", "set", "lo", "up")
+        run("ip", "-n", self.name, "link", "set", inner, "up")
+        self.file = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        self.ip = None
+
+    def address(self, ip):
+        run("ip", "-n", self.name, "addr", "flush", "dev", "e0")
+        run("ip", "-n", self.name, "addr", "add", f"{ip}/16", "dev", "e0")
+        self.ip = ip
+
+    def limit(self, upload_bit_s, download_bit_s):
+        """Queues are short (25 and 50 ms); a burst is a hundredth of a second, 4 packets at least."""
+        if upload_bit_s:
+            self._tc("replace", "root", *_bucket(upload_bit_s, "25ms"), inside=True)
+        else:
+            self._give_nothing()
+        if download_bit_s:
+            self._tc("replace", "root", *_bucket(download_bit_s, "50ms"), inside=False)
+
+    def _give_nothing(self):
+        """Short packets pass (acknowledgements, requests); whatever carries blocks does not."""
+        tc = lambda *words: run("tc", "-n", self.name, *words)
+        tc("qdisc", "add", "dev", "e0", "root", "handle", "1:", "htb", "default", "10")
+        tc("class", "add", "dev", "e0", "parent", "1:", "classid", "1:10", "htb", "rate", "2mbit")
+        tc("class", "add", "dev", "e0", "parent", "1:", "classid", "1:20", "htb", "rate", "8kbit",
+           "burst", "1600", "cburst", "1600", "quantum", "1600")
+        tc("qdisc", "add", "dev", "e0", "parent", "1:20", "handle", "20:", "bfifo", "limit", "6000")
+        for bit in range(9, 16):
+            word = f"{1 << bit:#06x}"
+            # The length field of the IP header.
+            tc("filter", "add", "dev", "e0", "parent", "1:", "protocol", "ip", "u32",
+               "match", "u16", word, word, "at", "2", "flowid", "1:20")
+
+    def _tc(self, verb, *words, inside):
+        device = ("-n", self.name, "qdisc", verb, "dev", "e0") if inside else (
+            "qdisc", verb, "dev", f"v{self.number}")
+        run("tc", *device, *words)
+
+    def spawn(self, name, words, core=None, env=None, **pipes):
+        """A program there; both helpers replace themselves by it, so that its id is its own."""
+        words = ["nsenter", f"--net=/run/netns/{self.name}", *words]
+        if core is not None:
+            words = ["taskset", "-c", str(core), *words]
+        log = open(SCRATCH / f"{name}.log", "ab")
+        pipes.setdefault("stdin", subprocess.DEVNULL)
+        pipes.setdefault("stdout", log)
+        return subprocess.Popen(words, stderr=log, env=env, **pipes)
+
+    def inside(self, act):
+        """Does `act` with this thread there: sockets stay where they were made."""
+        self._enter(self.file)
+        try:
+            return act()
+        finally:
+            self._enter(Host.home)
+
+    @staticmethod
+    def _enter(file):
+        if Host.libc.setns(file, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+
+
+def _bucket(bit_s, latency):
+    burst = max(bit_s // 8 // 100, 6000)
+    return ("tbf", "rate", f"{bit_s}bit", "burst", str(burst), "latency", latency)
+
+
+class Bed:
+    def __init__(self, options):
+        self.options = options
+        SCRATCH.mkdir(parents=True)
+        SCRATCH.chmod(0o755)
+        os.makedirs("/run/netns")
+        Host.home = os.open("/proc/self/ns/net", os.O_RDONLY)
+        run("ip", "link", "add", "name", "br0", "type", "bridge", "forward_delay", "0")
+        run("ip", "link", "set", "br0", "up")
+        run("ip", "link", "set", "lo", "up")
+        self.cores = sorted(os.sched_getaffinity(0))
+        self.hosts = []
+        self.origin = self.add_host(ORIGIN_IP)
+        self.origin.limit(rate(ORIGIN), None)
+        self.relay = None
+
+    def add_host(self, ip=None):
+        host = Host(len(self.hosts))
+        self.hosts.append(host)
+        if ip:
+            host.address(ip)
+        return host
+
+    def start_origin(self, film):
+        """nginx behind the relay, and the tracker beside it."""
+        home = SCRATCH / "nginx"
+        os.link(film.path, film.path.with_name("plain.mp4"))
+        home.mkdir()
+        (home / "nginx.conf").write_text(NGINX.format(home=home, root=film.path.parent))
+        self.origin.spawn("nginx", ["nginx", "-p", str(home), "-c", f"{home}/nginx.conf"])
+        self.relay = self.origin.spawn(
+            "relay",
+            [str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000", str(ORIGIN_DELAY)],
+            stdin=subprocess.PIPE, text=True,
+        )
+        tracker = SCRATCH / "tracker"
+        tracker.mkdir()
+        tracker.chmod(0o777)
+        # Debian's opentracker knows only the torrents on its list, which it reads as nobody.
+        (tracker / "list").write_text(film.info_hash.hex() + "\n")
+        self.origin.spawn("tracker", [
+            "opentracker", "-i", ORIGIN_IP, "-p", "6969", "-P", "6969", "-w", "list",
+            "-d", str(tracker)], )
+        for ip, port in ((ORIGIN_IP, 80), ("127.0.0.1", 8000), (ORIGIN_IP, 6969)):
+            wait_for(f"the origin's port {port}", lambda ip=ip, port=port: self.origin.inside(
+                lambda: answers(ip, port)))
+
+    def tell_relay(self, line):
+        self.relay.stdin.write(line + "\n")
+        self.relay.stdin.flush()
+
+    def origin_log(self):
+        return (SCRATCH / "nginx/access.log").read_text().splitlines()
+
+
+NGINX = """
+user root;
+daemon off;
+worker_processes 1;
+pid {home}/nginx.pid;
+error_log {home}/error.log;
+events {{ worker_connections 2048; }}
+http {{
+    map $sent_http_content_range $first {{ default -; "~^bytes (?<number>[0-9]+-)" $number; }}
+    log_format sent "$msec $request_time $proxy_protocol_addr $status $body_bytes_sent $first $uri";
+    access_log {home}/access.log sent;
+    client_body_temp_path {home}/body;
+    proxy_temp_path {home}/proxy;
+    fastcgi_temp_path {home}/fastcgi;
+    uwsgi_temp_path {home}/uwsgi;
+    scgi_temp_path {home}/scgi;
+    sendfile on;
+    sendfile_max_chunk 32k;
+    keepalive_requests 100000;
+    types {{ video/mp4 mp4; application/x-bittorrent torrent; }}
+    server {{
+        listen 127.0.0.1:8000 proxy_protocol sndbuf=32k;
+        location / {{ root {root}; }}
+    }}
+}}
+"""
+
+
+class Stub:
+    """`bittube serve`, or `bittube seed`, on one host."""
+
+    def __init__(self, bed, host, name):
+        self.bed, self.host, self.name = bed, host, name
+        self.home = SCRATCH / name
+        self.process = None
+        self.stats = {}
+
+    def start(self, film, seed=False):
+        state = self.home / "state"
+        state.mkdir(parents=True)
+        env = dict(os.environ, HOME=str(state), RUST_BACKTRACE="1")
+        for name in ("STATE", "CACHE", "CONFIG", "DATA"):
+            env[f"XDG_{name}_HOME"] = str(state)
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            env.pop(name, None)
+        options = self.bed.options
+        words = [options["binary"], "seed" if seed else "serve", "--store",
+                 str(self.home / "store"), "--shards", "1", "--allow-private",
+                 "--log", options["log"]]
+        if seed:
+            words += ["--data", str(film.path), str(film.path) + ".torrent"]
+        else:
+            words += ["--listen", "127.0.0.1:8081", "--admin", "127.0.0.1:8082",
+                      "--origin-policy", options["policy"]]
+        cores = self.bed.cores
+        core = cores[self.host.number % len(cores)]
+        self.process = self.host.spawn(self.name, words, core, env)
+        if not seed:
+            self.token_file = state / "bittube/token"
+            wait_for(f"{self.name} to listen", self.is_ready)
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended: {tail(self.name)}")
+        return self.token_file.exists() and self.host.inside(lambda: answers("127.0.0.1", 8082))
+
+    def url(self):
+        return f"http://127.0.0.1:8081/{TRACKER}/{FILM_URL}"
+
+    def look(self):
+        """Its own counters: a cross-check, and what waste only it can tell."""
+        def ask():
+            line = http.client.HTTPConnection("127.0.0.1", 8082, timeout=3)
+            bearer = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+            line.request("GET", "/api/stats", headers=bearer)
+            return json.load(line.getresponse())
+
+        try:
+            self.stats = self.host.inside(ask)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            self.stats = {"error": str(error)}
+
+    def is_cached(self, at, size):
+        """Whether the store's file has bytes there: a film's file is as long as the film, with
+        holes."""
+        for path in (self.home / "store").rglob("*"):
+            if path.is_file() and path.stat().st_size == size:
+                with path.open("rb") as file:
+                    try:
+                        return os.lseek(file.fileno(), at, os.SEEK_DATA) == at
+                    except OSError:
+                        return False
+        return False
+
+    def stop(self, killed=False):
+        """It was started here, and it is ended by its own id."""
+        if self.process is None:
+            return
+        died = self.process.poll()
+        if died is not None:
+            self.stats["died"] = died
+        elif killed:
+            self.process.kill()
+        else:
+            self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.stats["hung"] = True
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Worker(threading.Thread):
+    """Does in order what must not hold up the players' clocks."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.jobs, self.more, self.failure = [], threading.Condition(), None
+        self.start()
+
+    def do(self, job):
+        with self.more:
+            self.jobs.append(job)
+            self.more.notify_all()
+
+    def run(self):
+        while True:
+            with self.more:
+                while not self.jobs:
+                    self.more.wait()
+                job = self.jobs[0]
+            try:
+                job()
+            except Exception as error:
+                self.failure = self.failure or error
+            with self.more:
+                self.jobs.pop(0)
+                self.more.notify_all()
+
+    def drain(self):
+        with self.more:
+            while self.jobs:
+                self.more.wait()
+        if self.failure:
+            raise self.failure
+
+
+def answers(ip, port):
+    try:
+        socket.create_connection((ip, port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def wait_for(what, ask, limit_s=20.0):
+    begun = time.monotonic()
+    while not ask():
+        if time.monotonic() - begun > limit_s:
+            raise RuntimeError(f"waited {limit_s:.0f} s for {what}")
+        time.sleep(0.02)
+
+
+def tail(name, lines=15):
+    path = SCRATCH / f"{name}.log"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
