@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -147,7 +148,7 @@ class Bed:
         self.origin.spawn("nginx", ["nginx", "-p", str(home), "-c", f"{home}/nginx.conf"])
         self.relay = self.origin.spawn(
             "relay",
-            [str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000", str(ORIGIN_DELAY)],
+            [sys.executable, str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000", str(ORIGIN_DELAY)],
             stdin=subprocess.PIPE, text=True,
         )
         tracker = SCRATCH / "tracker"
@@ -157,7 +158,7 @@ class Bed:
         (tracker / "list").write_text(film.info_hash.hex() + "\n")
         self.origin.spawn("tracker", [
             "opentracker", "-i", ORIGIN_IP, "-p", "6969", "-P", "6969", "-w", "list",
-            "-d", str(tracker)], )
+            "-d", str(tracker)])
         for ip, port in ((ORIGIN_IP, 80), ("127.0.0.1", 8000), (ORIGIN_IP, 6969)):
             wait_for(f"the origin's port {port}", lambda ip=ip, port=port: self.origin.inside(
                 lambda: answers(ip, port)))

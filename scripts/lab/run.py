@@ -153,7 +153,7 @@ class Run:
             host.limit(rate(scenarios.UPLOAD), rate(DOWNLOAD))
             here = Path(__file__).resolve().parent
             self.poisoner = host.spawn("poisoner", [
-                str(here / "poisoner.py"), self.film.info_hash.hex(), str(self.film.path),
+                sys.executable, str(here / "poisoner.py"), self.film.info_hash.hex(), str(self.film.path),
                 str(PIECE_LEN), TRACKER, "10234"])
         if self.scenario.seeds or self.scenario.poisoners:
             time.sleep(2.0)

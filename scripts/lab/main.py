@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""The lab's command line: which scenarios and seeds, one run after another, then the report."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import figures
+import report
+import scenario as scenarios
+
+ROOT = Path(__file__).resolve().parents[2]
+# Without anything else being said, and of a change that is tried.
+LENGTH_S, QUICK_LENGTH_S = 180, 90
+SEEDS, QUICK_SEEDS = 5, 1
+QUICK = ["S1", "S2", "S5"]
+ALL = ["N1", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8"]
+VIEWERS_MAX = 60
+RUN_MAX_S = 1800
+
+
+def read_words():
+    words = argparse.ArgumentParser(
+        prog="scripts/lab.sh",
+        description="Many viewers on links of their own, an origin, a tracker: what leaves the "
+        "origin, who stalls. A whole run is kept in bench-results/, any other in target/lab/.")
+    words.add_argument("--quick", action="store_true",
+                       help="S1, S2 and S5 with a film of 90 s, one seed")
+    words.add_argument("--scenario", metavar="S1[,S2…]", help=" ".join(scenarios.NAMES))
+    words.add_argument("--viewers", type=int, metavar="N", help="instead of the scenario's own")
+    words.add_argument("--seeds", type=int, metavar="N", help=f"runs of each [{SEEDS}]")
+    words.add_argument("--first-seed", type=int, default=1, metavar="N")
+    words.add_argument("--length", type=int, metavar="S", help=f"of the film [{LENGTH_S}]")
+    words.add_argument("--policy", default="hybrid", metavar="NAME",
+                       help="an --origin-policy of `bittube`, or http: no BitTube at all")
+    words.add_argument("--log", default="warn", help="what the viewers log")
+    words.add_argument("--keep", action="store_true", help="in bench-results/, whatever was run")
+    words.add_argument("--binary", required=True, help=argparse.SUPPRESS)
+    given = words.parse_args()
+    try:
+        names = given.scenario.split(",") if given.scenario else QUICK if given.quick else ALL
+        given.names = scenarios.expand(names)
+    except ValueError as error:
+        words.error(str(error))
+    if given.viewers is not None and not 1 <= given.viewers <= VIEWERS_MAX:
+        words.error(f"--viewers: 1 to {VIEWERS_MAX}")
+    given.whole = not (given.quick or given.scenario or given.viewers or given.length)
+    given.length = given.length or (QUICK_LENGTH_S if given.quick else LENGTH_S)
+    if not 20 <= given.length <= 600:
+        words.error("--length: 20 to 600 s")
+    given.seeds = given.seeds or (QUICK_SEEDS if given.quick else SEEDS)
+    return given
+
+
+def main():
+    given = read_words()
+    runs = {}
+    with tempfile.TemporaryDirectory(prefix="bittube-lab-") as folder:
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
+            for name in given.names:
+                result = play(given, name, seed, Path(folder) / "result.json")
+                runs.setdefault(name, []).append(result)
+                tell(name, seed, figures.of_run(result))
+        out = place(given)
+        runs = {name: runs[name] for name in given.names}
+        print("\n" + report.write(out, facts(given), runs))
+        print(f"kept in {os.path.relpath(out)}")
+
+
+def play(given, name, seed, out):
+    """One run, in namespaces that end with it."""
+    options = {
+        "scenario": name, "seed": seed, "viewers": given.viewers, "length": given.length,
+        "policy": given.policy, "binary": given.binary, "log": given.log, "out": str(out),
+    }
+    out.unlink(missing_ok=True)
+    words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
+             sys.executable, str(Path(__file__).with_name("run.py")), json.dumps(options)]
+    done = subprocess.run(words, timeout=RUN_MAX_S)
+    if done.returncode or not out.exists():
+        sys.exit(f"lab.sh: {name} with seed {seed} failed")
+    return json.loads(out.read_text())
+
+
+def tell(name, seed, figure):
+    line = (f"{name:4} seed {seed}: {figure['copies']:.2f} copies (bound {figure['bound']:.2f}), "
+            f"stalls {figure['stall_total_s']:.1f} s (longest {figure['stall_max_s']:.1f} s), "
+            f"start p95 {figure['start_p95_s'] or 0:.2f} s, CPU {figure['cpu']:.0%}")
+    if figure["saturated"]:
+        line += f", cores over 90 % busy for {figure['cpu_full']:.0%} of it"
+    print(line, flush=True)
+
+
+def place(given):
+    """The folder of the results: named as scripts/bench.sh names it, and never one in use."""
+    if not (given.whole or given.keep):
+        return ROOT / "target/lab" / time.strftime("%Y-%m-%d-%H%M%S", time.gmtime())
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", processor() or "unknown").strip("-").lower()
+    base = ROOT / "bench-results" / f"{time.strftime('%Y-%m-%d', time.gmtime())}-{slug}"
+    folder, nth = base, 2
+    while (folder / "lab").exists():
+        folder, nth = base.with_name(f"{base.name}-{nth}"), nth + 1
+    return folder / "lab"
+
+
+def processor():
+    found = re.search(r"^model name[^:]*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return found[1] if found else None
+
+
+def facts(given):
+    def first_line(*words):
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        return lines[0] if lines and not done.returncode else "unknown"
+
+    commit = first_line("git", "rev-parse", "--short=12", "HEAD")
+    if first_line("git", "status", "--porcelain", "src", "Cargo.toml") != "unknown":
+        commit += " and changes"
+    return [
+        ("scenarios", " ".join(given.names)), ("policy", given.policy),
+        ("film", f"{given.length} s"), ("seeds", given.seeds),
+        ("build", Path(given.binary).parent.name),
+        ("commit", commit), ("nginx", first_line("nginx", "-v")),
+        ("kernel", platform.release()), ("processor", processor()),
+        ("cores", len(os.sched_getaffinity(0))),
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
