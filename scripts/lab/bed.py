@@ -60,7 +60,7 @@ class Host:
         self.ip = ip
 
     def limit(self, upload_bit_s, download_bit_s):
-        """Queues are short (25 and 50 ms); a burst is a hundredth of a second, 4 packets at least."""
+        """Queues are short (25 and 50 ms): a long one would be measured in place of the policy."""
         if upload_bit_s:
             self._tc("replace", "root", *_bucket(upload_bit_s, "25ms"), inside=True)
         else:
@@ -112,6 +112,7 @@ class Host:
 
 
 def _bucket(bit_s, latency):
+    # A hundredth of a second, and four packets at least.
     burst = max(bit_s // 8 // 100, 6000)
     return ("tbf", "rate", f"{bit_s}bit", "burst", str(burst), "latency", latency)
 
@@ -146,11 +147,9 @@ class Bed:
         home.mkdir()
         (home / "nginx.conf").write_text(NGINX.format(home=home, root=film.path.parent))
         self.origin.spawn("nginx", ["nginx", "-p", str(home), "-c", f"{home}/nginx.conf"])
+        words = [sys.executable, str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000"]
         self.relay = self.origin.spawn(
-            "relay",
-            [sys.executable, str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000", str(ORIGIN_DELAY)],
-            stdin=subprocess.PIPE, text=True,
-        )
+            "relay", [*words, str(ORIGIN_DELAY)], stdin=subprocess.PIPE, text=True)
         tracker = SCRATCH / "tracker"
         tracker.mkdir()
         tracker.chmod(0o777)

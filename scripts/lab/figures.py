@@ -103,8 +103,10 @@ def _peak(run):
 
 def spread(seconds, began, ended, count):
     """Adds an answer's bytes evenly to the seconds it took."""
-    first, last = int(began), int(ended)
+    # An answer may have taken less than a millisecond.
     length = max(ended - began, 1e-3)
+    ended = began + length
+    first, last = int(began), int(ended)
     for second in range(first, last + 1):
         inside = min(ended, second + 1) - max(began, second)
         seconds[second] = seconds.get(second, 0) + count * max(inside, 0) / length

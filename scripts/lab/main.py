@@ -121,9 +121,10 @@ def facts(given):
         lines = (done.stdout + done.stderr).strip().splitlines()
         return lines[0] if lines and not done.returncode else "unknown"
 
-    commit = first_line("git", "rev-parse", "--short=12", "HEAD")
-    if first_line("git", "status", "--porcelain", "src", "Cargo.toml") != "unknown":
-        commit += " and changes"
+    # A build that was named need not be of this commit.
+    commit = first_line("git", "describe", "--always", "--dirty", "--abbrev=12")
+    if "BITTUBE_UNDER_TEST" in os.environ:
+        commit = "another build than this tree's"
     return [
         ("scenarios", " ".join(given.names)), ("policy", given.policy),
         ("film", f"{given.length} s"), ("seeds", given.seeds),

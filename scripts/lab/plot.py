@@ -6,7 +6,7 @@ from html import escape
 import figures
 
 WIDTH, HEIGHT, LEFT, RIGHT, GAP = 760, 230, 62, 16, 58
-TOP = 48
+TOP = 56
 COLOURS = ("#1b6ca8", "#c8553d", "#4a8f4d", "#8e5ea2", "#b8860b", "#3aa6a6", "#7a5c3e", "#d06a9c")
 STYLE = (
     "text{font:12px sans-serif;fill:#333}.title{font-size:15px;font-weight:bold}"
@@ -50,7 +50,8 @@ def _panel(top, label, ends, lines, bounds):
     parts = [f'<text x="{LEFT}" y="{top + 10}">{escape(label)}</text>']
     for step in steps:
         parts.append(f'<path class="grid" d="M{LEFT} {y(step):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(step) + 4:.1f}" text-anchor="end">{step:g}</text>')
+        at = f'x="{LEFT - 6}" y="{y(step) + 4:.1f}"'
+        parts.append(f'<text {at} text-anchor="end">{step:g}</text>')
     for step in _steps(ends):
         parts.append(f'<path class="axis" d="M{x(step):.1f} {bottom}v4"/>')
         parts.append(

@@ -151,9 +151,9 @@ class Run:
         for nth in range(self.scenario.poisoners):
             host = self.bed.add_host(f"10.77.0.{150 + nth}")
             host.limit(rate(scenarios.UPLOAD), rate(DOWNLOAD))
-            here = Path(__file__).resolve().parent
+            program = str(Path(__file__).with_name("poisoner.py"))
             self.poisoner = host.spawn("poisoner", [
-                sys.executable, str(here / "poisoner.py"), self.film.info_hash.hex(), str(self.film.path),
+                sys.executable, program, self.film.info_hash.hex(), str(self.film.path),
                 str(PIECE_LEN), TRACKER, "10234"])
         if self.scenario.seeds or self.scenario.poisoners:
             time.sleep(2.0)
