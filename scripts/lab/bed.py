@@ -28,6 +28,12 @@ FILM_URL = f"http://{ORIGIN_IP}/film.mp4"
 PLAIN_URL = f"http://{ORIGIN_IP}/plain.mp4"
 # What a request takes to the origin, s.
 ORIGIN_DELAY = 0.02
+# The last bytes of addresses: the origin's, viewers', seeds' and a poisoner's.
+VIEWER_BYTE, SEED_BYTE, POISONER_BYTE = 10, 100, 150
+LAST_BYTES = (1, *range(VIEWER_BYTE, VIEWER_BYTE + 60), 100, 101, POISONER_BYTE)
+# Bytes that wait for one receiver.
+QUEUE_LEN = 16_000
+RIDER_BIT_S = 1_000_000
 CLONE_NEWNET = 0x40000000
 
 
@@ -50,7 +56,8 @@ class Host:
         run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", self.name)
         run("ip", "link", "set", outer, "master", "br0", "up")
         run("ip", "-n", self.name, "link", "set", "lo", "up")
-        run("ip", "-n", self.name, "link", "set", inner, "up")
+        # Packets as they are on a wire: a queue of a few must not meet one of 64 KiB.
+        run("ip", "-n", self.name, "link", "set", inner, "gso_max_segs", "1", "up")
         self.file = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
         self.ip = None
 
@@ -60,32 +67,16 @@ class Host:
         self.ip = ip
 
     def limit(self, upload_bit_s, download_bit_s):
-        """Queues are short (25 and 50 ms): a long one would be measured in place of the policy."""
-        if upload_bit_s:
-            self._tc("replace", "root", *_bucket(upload_bit_s, "25ms"), inside=True)
-        else:
-            self._give_nothing()
+        """The link's two ways. What goes up waits in a queue for each receiver, and the queues take
+        turns, as in a router of today (and as upload slots are meant to share): in one queue that
+        drops its tail, who sends and who starves would be chance, and that would be measured."""
+        rider = not upload_bit_s
+        # A rider's requests and acknowledgements need some room.
+        fair_queues(self.name, upload_bit_s or RIDER_BIT_S, rider)
         if download_bit_s:
-            self._tc("replace", "root", *_bucket(download_bit_s, "50ms"), inside=False)
-
-    def _give_nothing(self):
-        """Short packets pass (acknowledgements, requests); whatever carries blocks does not."""
-        tc = lambda *words: run("tc", "-n", self.name, *words)
-        tc("qdisc", "add", "dev", "e0", "root", "handle", "1:", "htb", "default", "10")
-        tc("class", "add", "dev", "e0", "parent", "1:", "classid", "1:10", "htb", "rate", "2mbit")
-        tc("class", "add", "dev", "e0", "parent", "1:", "classid", "1:20", "htb", "rate", "8kbit",
-           "burst", "1600", "cburst", "1600", "quantum", "1600")
-        tc("qdisc", "add", "dev", "e0", "parent", "1:20", "handle", "20:", "bfifo", "limit", "6000")
-        for bit in range(9, 16):
-            word = f"{1 << bit:#06x}"
-            # The length field of the IP header.
-            tc("filter", "add", "dev", "e0", "parent", "1:", "protocol", "ip", "u32",
-               "match", "u16", word, word, "at", "2", "flowid", "1:20")
-
-    def _tc(self, verb, *words, inside):
-        device = ("-n", self.name, "qdisc", verb, "dev", "e0") if inside else (
-            "qdisc", verb, "dev", f"v{self.number}")
-        run("tc", *device, *words)
+            run("tc", "qdisc", "replace", "dev", f"v{self.number}", "root", "tbf", "rate",
+                f"{download_bit_s}bit", "burst", str(max(download_bit_s // 800, 6000)),
+                "latency", "50ms")
 
     def spawn(self, name, words, core=None, env=None, **pipes):
         """A program there; both helpers replace themselves by it, so that its id is its own."""
@@ -111,10 +102,33 @@ class Host:
             raise OSError(ctypes.get_errno(), "setns")
 
 
-def _bucket(bit_s, latency):
-    # A hundredth of a second, and four packets at least.
-    burst = max(bit_s // 8 // 100, 6000)
-    return ("tbf", "rate", f"{bit_s}bit", "burst", str(burst), "latency", latency)
+def fair_queues(name, bit_s, rider):
+    """htb on what leaves a host: a class for each other host, told by its address's last byte."""
+    lines = [
+        "qdisc replace dev e0 root handle 1: htb default 2",
+        f"class add dev e0 parent 1: classid 1:1 htb rate {bit_s}bit burst {bit_s // 800 + 3000}",
+        # Everything that is not for a host of the bed, such as ARP.
+        f"class add dev e0 parent 1:1 classid 1:2 htb rate 64kbit ceil {bit_s}bit",
+    ]
+    if rider:
+        # Whatever is long enough to carry part of a block: the IP header's length says so.
+        lines.append("class add dev e0 parent 1:1 classid 1:3 htb rate 8kbit ceil 8kbit quantum 1600")
+        lines.append("qdisc add dev e0 parent 1:3 bfifo limit 6000")
+        for bit in range(9, 16):
+            lines.append("filter add dev e0 parent 1: prio 1 protocol ip u32 "
+                         f"match u16 {1 << bit:#06x} {1 << bit:#06x} at 2 flowid 1:3")
+    for last in LAST_BYTES:
+        lines += [
+            f"class add dev e0 parent 1:1 classid 1:{last + 16:x} htb "
+            f"rate {bit_s // len(LAST_BYTES)}bit ceil {bit_s}bit quantum 1600",
+            f"qdisc add dev e0 parent 1:{last + 16:x} bfifo limit {QUEUE_LEN}",
+            "filter add dev e0 parent 1: prio 2 protocol ip u32 "
+            f"match u32 {last:#010x} 0x000000ff at 16 flowid 1:{last + 16:x}",
+        ]
+    done = subprocess.run(["tc", "-n", name, "-batch", "-"], input="\n".join(lines) + "\n",
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"tc: {done.stderr.strip()}")
 
 
 class Bed:

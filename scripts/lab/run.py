@@ -17,7 +17,8 @@ from pathlib import Path
 import bound
 import film as films
 import scenario as scenarios
-from bed import FILM_URL, PLAIN_URL, SCRATCH, TRACKER, Bed, Stub, Worker, tail
+from bed import FILM_URL, PLAIN_URL, POISONER_BYTE, SCRATCH, SEED_BYTE, TRACKER, VIEWER_BYTE
+from bed import Bed, Stub, Worker, tail
 from film import PIECE_LEN
 from player import BUFFER_S, PATIENCE_S, Player, connect
 from scenario import DOWNLOAD, rate
@@ -118,7 +119,7 @@ class Run:
         host = viewer.host = self.slots[session.slot]
         nth = self.sessions_of[session.slot]
         self.sessions_of[session.slot] += 1
-        host.address(f"10.77.{1 + nth}.{10 + session.slot}")
+        host.address(f"10.77.{1 + nth}.{VIEWER_BYTE + session.slot}")
         if nth == 0:
             host.limit(rate(session.upload), rate(DOWNLOAD))
         is_cached = lambda at: False
@@ -143,13 +144,13 @@ class Run:
 
     def add_extras(self):
         for nth in range(self.scenario.seeds):
-            host = self.bed.add_host(f"10.77.0.{100 + nth}")
+            host = self.bed.add_host(f"10.77.0.{SEED_BYTE + nth}")
             host.limit(rate(scenarios.UPLOAD), rate(DOWNLOAD))
             stub = Stub(self.bed, host, f"seed{nth}")
             stub.start(self.film, seed=True)
             self.extras.append(stub)
         for nth in range(self.scenario.poisoners):
-            host = self.bed.add_host(f"10.77.0.{150 + nth}")
+            host = self.bed.add_host(f"10.77.0.{POISONER_BYTE + nth}")
             host.limit(rate(scenarios.UPLOAD), rate(DOWNLOAD))
             program = str(Path(__file__).with_name("poisoner.py"))
             self.poisoner = host.spawn("poisoner", [
