@@ -142,7 +142,7 @@ class Bed:
         run("ip", "link", "set", "br0", "up")
         run("ip", "link", "set", "lo", "up")
         self.cores = sorted(os.sched_getaffinity(0))
-        self.hosts = []
+        self.hosts, self.servers = [], []
         self.origin = self.add_host(ORIGIN_IP)
         self.origin.limit(rate(ORIGIN), None)
         self.relay = None
@@ -160,21 +160,27 @@ class Bed:
         os.link(film.path, film.path.with_name("plain.mp4"))
         home.mkdir()
         (home / "nginx.conf").write_text(NGINX.format(home=home, root=film.path.parent))
-        self.origin.spawn("nginx", ["nginx", "-p", str(home), "-c", f"{home}/nginx.conf"])
+        nginx = self.origin.spawn("nginx", ["nginx", "-p", str(home), "-c", f"{home}/nginx.conf"])
         words = [sys.executable, str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000"]
         self.relay = self.origin.spawn(
             "relay", [*words, str(ORIGIN_DELAY)], stdin=subprocess.PIPE, text=True)
-        tracker = SCRATCH / "tracker"
-        tracker.mkdir()
-        tracker.chmod(0o777)
+        folder = SCRATCH / "tracker"
+        folder.mkdir()
+        folder.chmod(0o777)
         # Debian's opentracker knows only the torrents on its list, which it reads as nobody.
-        (tracker / "list").write_text(film.info_hash.hex() + "\n")
-        self.origin.spawn("tracker", [
+        (folder / "list").write_text(film.info_hash.hex() + "\n")
+        tracker = self.origin.spawn("tracker", [
             "opentracker", "-i", ORIGIN_IP, "-p", "6969", "-P", "6969", "-w", "list",
-            "-d", str(tracker)])
+            "-d", str(folder)])
+        self.servers = [self.relay, tracker, nginx]
         for ip, port in ((ORIGIN_IP, 80), ("127.0.0.1", 8000), (ORIGIN_IP, 6969)):
             wait_for(f"the origin's port {port}", lambda ip=ip, port=port: self.origin.inside(
                 lambda: answers(ip, port)))
+
+    def stop_origin(self):
+        for server in self.servers:
+            server.terminate()
+            server.wait(10)
 
     def tell_relay(self, line):
         self.relay.stdin.write(line + "\n")

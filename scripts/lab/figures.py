@@ -43,6 +43,7 @@ def of_run(run):
         "needless_stall_s": _needless(run, others),
         "origin_peak": _peak(run),
         "cpu": sum(run["cpu"]) / max(1, len(run["cpu"])),
+        "cpu_own": run["cpu_own"],
         "cpu_full": _share(sum(mark > BUSY for mark in run["cpu"]), len(run["cpu"])),
         "plain_start_s": run["plain_start_s"],
         "start_added_s": None,
@@ -74,6 +75,7 @@ def _from_stubs(run):
     }
     if run["poisoner"] is not None:
         found["poison_banned"] = sum(one.get("peers_banned", 0) for one in stats)
+        found["poison_calls"] = run["poisoner"].get("connections", 0)
         found["poison_met"] = len(run["poisoner"].get("addresses", []))
         found["poison_lies"] = run["poisoner"].get("lies", 0)
     return found

@@ -12,7 +12,7 @@ import target
 COLUMNS = (
     ("scenario", 9), ("n", 4), ("copies (range)", 20), ("bound", 6), ("ratio", 6),
     ("offload", 8), ("stalls s: sum", 14), ("longest", 8), ("viewers", 8), ("start p50", 10),
-    ("p95 s", 6), ("seek p95", 9), ("dupl.", 6), ("wrong", 6), ("CPU", 5),
+    ("p95 s", 6), ("seek p95", 9), ("dupl.", 6), ("wrong", 6), ("CPU", 5), ("own", 5),
 )
 
 
@@ -78,6 +78,7 @@ def _row(name, of):
         show(mid("start_p50_s"), "{:.2f}"), show(mid("start_p95_s"), "{:.2f}"),
         show(mid("seek_p95_s"), "{:.2f}"), show(mid("duplicates"), "{:.1%}"),
         f"{max(run['wrong_bytes'] for run in of)}", f"{mid('cpu'):.0%}",
+        f"{mid('cpu_own'):.0%}",
     )
     return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS))
 
@@ -92,18 +93,21 @@ def readme(facts, text, counted):
 
 
 ABOUT = """
-BitTube's own binary on many hosts of one machine, each a network namespace whose link `tbf`
-limits; nginx as the origin at 30 Mbit/s and opentracker beside it; players that read by the clock
-and compare every byte. A film of 2 Mbit/s in pieces of 128 KiB; viewers' links carry 2.4 Mbit/s up
-and 8 Mbit/s down unless the scenario says otherwise. Copies are the origin's bytes, by its own log,
-over the film's length; the bound is the least that any scheduler could have bought with this
-schedule; a stall is counted by the player's clock. A start or seek ends when 2 s of film are there;
-seeks count where the viewer's store had nothing at the target.
+BitTube's own binary on many hosts of one machine, each a network namespace with a limited link;
+nginx as the origin at 30 Mbit/s and opentracker beside it; players that read by the clock and
+compare every byte. A film of 2 Mbit/s in pieces of 128 KiB; viewers' links carry 2.4 Mbit/s up
+and 8 Mbit/s down unless the scenario says otherwise.
 
-Medians of the seeds; every seed is a line in the plots. Duplicates and causes are the viewers' own
-counters. Requests to the origin take 20 ms; between viewers there is no delay but the links' own
-queues, for lack of netem in most kernels of this kind. A free rider's link passes short packets
-only. `runs.jsonl` holds the figures of each run, `clients.jsonl` each viewer's events.
+Copies are the origin's bytes, by its own log, over the film's length; the bound is the least that
+any scheduler could have bought with this schedule; a stall is counted by the player's clock. A
+start or seek ends when 2 s of film are there; seeks count where the viewer's store had nothing at
+the target. Duplicates and causes are the viewers' own counters. CPU is how busy all cores were,
+own what of that was the lab's. Medians of the seeds; every seed is a line in the plots.
+
+Requests to the origin take 20 ms; between viewers there is no delay but the links' own queues, for
+want of netem. What leaves a host waits in a queue for each receiver, which take turns (htb); what
+comes to a viewer passes one tbf. A free rider's link passes short packets only. `runs.jsonl` holds
+the figures of each run, `clients.jsonl` each viewer's events.
 """
 
 

@@ -6,6 +6,7 @@ Started by main.py under `unshare`, as the first process of its namespace: all o
 
 import json
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from scenario import DOWNLOAD, rate
 
 # The players' clocks are looked at so often, s.
 TICK_S = 0.02
+# Whoever takes a place that was left is started so long before it joins, s.
+REPLACE_S = 0.45
 # How long before the first joins: all stubs stand by then, as they do on a viewer's machine.
 LEAD_S = 1.0
 
@@ -61,14 +64,15 @@ class Run:
 
     def play(self):
         self.add_extras()
-        churn = self.scenario.name == "S4"
-        if not churn:
-            for viewer in self.viewers:
+        slots = set()
+        for viewer in self.viewers:
+            if viewer.session.slot not in slots:
+                slots.add(viewer.session.slot)
                 self.prepare(viewer)
         plain_start = self.play_plain() if self.scenario.name == "N1" else None
         self.begun = time.monotonic() + LEAD_S
         epoch = time.time() - self.now()
-        cpu = Cpu(self.now)
+        cpu, own = Cpu(self.now), own_cpu_s()
         events = list(self.scenario.origin_events)
         last = max(v.session.leave or v.session.join + self.film.length_s for v in self.viewers)
         while not all(viewer.gone for viewer in self.viewers):
@@ -78,23 +82,28 @@ class Run:
             while events and now >= events[0][0]:
                 self.bed.tell_relay(events.pop(0)[1])
             for viewer in self.viewers:
-                self.step(viewer, now, churn)
+                self.step(viewer, now)
             for key, _ in self.selector.select(TICK_S):
                 key.data.handle_readable(self.now())
             cpu.look()
         self.worker.drain()
         # Answers under way are logged when they end.
         time.sleep(1.0)
-        return self.result(epoch, cpu, plain_start)
+        for stub in self.extras:
+            stub.stop()
+        length = self.now()
+        self.bed.stop_origin()
+        own = (own_cpu_s() - own) / length / len(self.bed.cores)
+        return dict(self.result(epoch, cpu, plain_start), cpu_own=own)
 
     # Viewers
 
-    def step(self, viewer, now, churn):
+    def step(self, viewer, now):
         session = viewer.session
         if viewer.gone:
             return
         if not viewer.joined:
-            if churn and viewer.host is None and now >= session.join - 0.5:
+            if viewer.host is None and now >= session.join - REPLACE_S:
                 viewer.host = self.slots[session.slot]
                 self.worker.do(partial(self.prepare, viewer))
             if viewer.ready and now >= session.join:
@@ -218,6 +227,12 @@ class Run:
                 ended = float(ended) - epoch
                 sends.append([ended - float(took), ended, int(count), addr])
         return sends
+
+
+def own_cpu_s():
+    """Processor time of this process and of those that it has seen end."""
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 class Cpu:

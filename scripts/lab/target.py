@@ -43,9 +43,12 @@ def judge(name, runs, baseline):
     elif name.startswith("S7"):
         below("no stall where another viewer has it", "needless_stall_s", 0.0, "{:.1f} s")
     elif name == "S8":
-        met, banned = mid("poison_met"), mid("poison_banned")
-        if met is not None and banned is not None:
-            found.append(("banned by all who met it", f"{banned:.0f} of {met:.0f}", banned >= met))
+        # Who banned it does not come back.
+        met, calls = mid("poison_met"), mid("poison_calls")
+        if met is not None:
+            shown = f"{met:.0f} viewers met it in {calls:.0f} connections"
+            banned = mid("poison_banned") >= met and calls <= met
+            found.append(("banned by all who met it", shown, met > 0 and banned))
         below("no wrong byte", "wrong_bytes", 0, "{:.0f}")
     elif name == "N1":
         copies = mid("copies")
