@@ -40,7 +40,8 @@ def read_words():
     words.add_argument("--length", type=int, metavar="S", help=f"of the film [{LENGTH_S}]")
     words.add_argument("--policy", default="hybrid", metavar="NAME",
                        help="an --origin-policy of `bittube`, or http: no BitTube at all")
-    words.add_argument("--log", default="warn", help="what the viewers log")
+    words.add_argument("--log", metavar="FILTER",
+                       help="what the viewers log; all logs are then kept in target/lab/logs/")
     words.add_argument("--keep", action="store_true", help="in bench-results/, whatever was run")
     words.add_argument("--binary", required=True, help=argparse.SUPPRESS)
     given = words.parse_args()
@@ -78,8 +79,11 @@ def play(given, name, seed, out):
     """One run, in namespaces that end with it."""
     options = {
         "scenario": name, "seed": seed, "viewers": given.viewers, "length": given.length,
-        "policy": given.policy, "binary": given.binary, "log": given.log, "out": str(out),
+        "policy": given.policy, "binary": given.binary, "log": given.log or "warn", "out": str(out),
+        "logs": None,
     }
+    if given.log:
+        options["logs"] = str(ROOT / "target/lab/logs" / f"{now()}-{name}-{seed}")
     out.unlink(missing_ok=True)
     words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
              sys.executable, str(Path(__file__).with_name("run.py")), json.dumps(options)]
@@ -101,13 +105,17 @@ def tell(name, seed, figure):
 def place(given):
     """The folder of the results: named as scripts/bench.sh names it, and never one in use."""
     if not (given.whole or given.keep):
-        return ROOT / "target/lab" / time.strftime("%Y-%m-%d-%H%M%S", time.gmtime())
+        return ROOT / "target/lab" / now()
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", processor() or "unknown").strip("-").lower()
     base = ROOT / "bench-results" / f"{time.strftime('%Y-%m-%d', time.gmtime())}-{slug}"
     folder, nth = base, 2
     while (folder / "lab").exists():
         folder, nth = base.with_name(f"{base.name}-{nth}"), nth + 1
     return folder / "lab"
+
+
+def now():
+    return time.strftime("%Y-%m-%d-%H%M%S", time.gmtime())
 
 
 def processor():

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,7 +267,13 @@ def main():
         signal.signal(getattr(signal, name), lambda *_: os._exit(1))
     options = json.loads(sys.argv[1])
     run = Run(options)
-    result = run.play()
+    try:
+        result = run.play()
+    finally:
+        if options["logs"]:
+            Path(options["logs"]).mkdir(parents=True)
+            for log in [*SCRATCH.glob("*.log"), *SCRATCH.glob("nginx/*.log")]:
+                shutil.copy(log, options["logs"])
     Path(options["out"]).write_text(json.dumps(result))
 
 

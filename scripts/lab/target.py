@@ -47,8 +47,7 @@ def judge(name, runs, baseline):
         met, calls = mid("poison_met"), mid("poison_calls")
         if met is not None:
             shown = f"{met:.0f} viewers met it in {calls:.0f} connections"
-            banned = mid("poison_banned") >= met and calls <= met
-            found.append(("banned by all who met it", shown, met > 0 and banned))
+            found.append(("banned by all who met it", shown, 0 < met >= calls))
         below("no wrong byte", "wrong_bytes", 0, "{:.0f}")
     elif name == "N1":
         copies = mid("copies")
