@@ -34,13 +34,13 @@ unshare --net sh -c 'ip link set lo up && tc qdisc add dev lo root tbf rate 1mbi
     exit 1
 }
 
+export PYTHONDONTWRITEBYTECODE=1
+# Words that are wrong are told before anything is built.
+"$python" scripts/lab/main.py "$@" --check
+case " $* " in *" -h "* | *" --help "*) exit 0 ;; esac
 binary=${BITTUBE_UNDER_TEST:-}
 if [ -z "$binary" ]; then
-    case " $* " in
-        *" --help "* | *" -h "*) ;;
-        *) cargo build --locked --release ;;
-    esac
-    binary=$PWD/target/release/bittube
+    cargo build --locked --release
+    binary=target/release/bittube
 fi
-export PYTHONDONTWRITEBYTECODE=1
-exec "$python" scripts/lab/main.py --binary "$(realpath -m "$binary")" "$@"
+exec "$python" scripts/lab/main.py --binary "$(realpath "$binary")" "$@"

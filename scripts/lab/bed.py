@@ -112,7 +112,8 @@ def fair_queues(name, bit_s, rider):
     ]
     if rider:
         # Whatever is long enough to carry part of a block: the IP header's length says so.
-        lines.append("class add dev e0 parent 1:1 classid 1:3 htb rate 8kbit ceil 8kbit quantum 1600")
+        trickle = "htb rate 8kbit ceil 8kbit quantum 1600"
+        lines.append(f"class add dev e0 parent 1:1 classid 1:3 {trickle}")
         lines.append("qdisc add dev e0 parent 1:3 bfifo limit 6000")
         for bit in range(9, 16):
             lines.append("filter add dev e0 parent 1: prio 1 protocol ip u32 "

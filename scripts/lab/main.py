@@ -2,10 +2,12 @@
 """The lab's command line: which scenarios and seeds, one run after another, then the report."""
 
 import argparse
+import ctypes
 import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ QUICK = ["S1", "S2", "S5"]
 ALL = ["N1", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8"]
 VIEWERS_MAX = 60
 RUN_MAX_S = 1800
+PR_SET_PDEATHSIG = 1
 
 
 def read_words():
@@ -43,7 +46,8 @@ def read_words():
     words.add_argument("--log", metavar="FILTER",
                        help="what the viewers log; all logs are then kept in target/lab/logs/")
     words.add_argument("--keep", action="store_true", help="in bench-results/, whatever was run")
-    words.add_argument("--binary", required=True, help=argparse.SUPPRESS)
+    words.add_argument("--binary", help=argparse.SUPPRESS)
+    words.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     given = words.parse_args()
     try:
         names = given.scenario.split(",") if given.scenario else QUICK if given.quick else ALL
@@ -62,6 +66,8 @@ def read_words():
 
 def main():
     given = read_words()
+    if given.check:
+        return
     runs = {}
     with tempfile.TemporaryDirectory(prefix="bittube-lab-") as folder:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
@@ -87,10 +93,15 @@ def play(given, name, seed, out):
     out.unlink(missing_ok=True)
     words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
              sys.executable, str(Path(__file__).with_name("run.py")), json.dumps(options)]
-    done = subprocess.run(words, timeout=RUN_MAX_S)
+    # However this process ends, the run ends with it, and its namespaces with the run.
+    done = subprocess.run(words, timeout=RUN_MAX_S, preexec_fn=die_with_parent)
     if done.returncode or not out.exists():
         sys.exit(f"lab.sh: {name} with seed {seed} failed")
     return json.loads(out.read_text())
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tell(name, seed, figure):
@@ -144,6 +155,7 @@ def facts(given):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except KeyboardInterrupt:
