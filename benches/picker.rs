@@ -13,6 +13,7 @@ use bittube::swarm::rarity::Rarity;
 use bittube::swarm::reader::Reader;
 use bittube::swarm::requests::Requests;
 use bittube::torrent::layout::Layout;
+use bittube::units::lab::Pick;
 use bittube::units::{Block, ByteRange, Time};
 use fixedbitset::FixedBitSet;
 use rand::prelude::*;
@@ -102,6 +103,7 @@ fn round(crowd: &Crowd, open: Open) -> f64 {
                 readers: &readers,
                 want_all: false,
                 salt: 7,
+                pick: Pick::default(),
             };
             let asker = Asker {
                 key: PeerKey(peer),

@@ -23,6 +23,7 @@ pub use crate::config::directories::Directories;
 pub use crate::config::size::{BadSize, StoreLimit};
 pub use crate::config::span::{BadSpan, Span};
 use crate::units::OriginPolicy;
+use crate::units::lab::Lab;
 
 const STUB_PORT: u16 = 8081;
 const ADMIN_PORT: u16 = 8082;
@@ -161,6 +162,11 @@ pub struct Options {
     #[serde(deserialize_with = "policy")]
     pub origin_policy: Option<OriginPolicy>,
 
+    /// For measuring: rules of peers and origin that are replaced or left out
+    #[arg(long, value_name = "WORDS", hide = true)]
+    #[serde(skip)]
+    pub lab: Option<Lab>,
+
     /// Allow private and loopback addresses as origin, tracker and peer, for a LAN or for tests
     #[arg(long, env = "BITTUBE_ALLOW_PRIVATE", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
@@ -240,6 +246,7 @@ pub struct Config {
     pub swarms_max: usize,
     pub shards: usize,
     pub origin_policy: OriginPolicy,
+    pub lab: Lab,
     pub allow_private: bool,
     pub ca_file: Option<PathBuf>,
     pub proxy: bool,
@@ -320,6 +327,7 @@ impl Options {
             swarms_max: self.swarms_max.or(under.swarms_max),
             shards: self.shards.or(under.shards),
             origin_policy: self.origin_policy.or(under.origin_policy),
+            lab: self.lab.or(under.lab),
             allow_private: self.allow_private.or(under.allow_private),
             ca_file: self.ca_file.or(under.ca_file),
             proxy: self.proxy.or(under.proxy),
@@ -357,6 +365,7 @@ impl Config {
                 .shards
                 .unwrap_or_else(|| machine.cores.clamp(1, SHARDS_MAX)),
             origin_policy: options.origin_policy.unwrap_or_default(),
+            lab: options.lab.unwrap_or_default(),
             allow_private: options.allow_private.unwrap_or(false),
             ca_file: options.ca_file,
             proxy: options.proxy.unwrap_or(false),

@@ -1,5 +1,7 @@
 //! The identities, indexes and times that cross files; no bare integer does.
 
+pub mod lab;
+
 use std::fmt;
 use std::time::Duration;
 

@@ -131,6 +131,8 @@ const SHOWN: [(&str, &[&str]); 4] = [
     ("demo", &[]),
 ];
 const SHOWN_ALWAYS: [&str; 3] = ["config", "log", "log_json"];
+/// Heeded by `serve` and shown nowhere.
+const SHOWN_NEVER: &str = "lab";
 
 impl Args {
     /// This process's. Prints help, version or what is wrong; then the exit code is the error.
@@ -202,7 +204,7 @@ fn refuse_hidden(parser: &mut Parser, matches: &ArgMatches) -> Result<(), clap::
         .expect("clap has just found it");
     let typed = command
         .get_arguments()
-        .filter(|arg| arg.is_hide_set())
+        .filter(|arg| arg.is_hide_set() && !(name == "serve" && arg.get_id() == SHOWN_NEVER))
         .find(|arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine));
     match typed.and_then(|arg| arg.get_long()) {
         Some(long) => {

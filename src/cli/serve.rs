@@ -98,6 +98,7 @@ pub fn start(config: &Config, doors: Doors) -> Result<Engine, Failed> {
         allow_private: config.allow_private,
         proxy: config.proxy,
         origin_policy: config.origin_policy,
+        lab: config.lab,
         allow_hosts: config.allow_hosts.clone(),
         sites: sites(config),
         players_max: config.players_max,

@@ -36,6 +36,7 @@ use crate::units::OriginPolicy;
 use crate::units::PeerId;
 use crate::units::ShardId;
 use crate::units::Time;
+use crate::units::lab::Lab;
 
 /// Letters that wait for one shard; a full mailbox drops connections, never blocks a shard.
 const MAILBOX_MAX: usize = 4096;
@@ -57,6 +58,8 @@ pub struct Options {
     pub allow_private: bool,
     pub proxy: bool,
     pub origin_policy: OriginPolicy,
+    /// What the laboratory changes of it.
+    pub lab: Lab,
     /// Names beside `localhost` and the loopback addresses that a Host may say.
     pub allow_hosts: Vec<String>,
     pub sites: Sites,

@@ -96,6 +96,7 @@ impl Host {
             policy: shared.options.origin_policy,
             seed: shard.seed(),
             limits: crate::swarm::Limits::default(),
+            lab: shared.options.lab,
         };
         let announcer = Announcer::new(
             now,

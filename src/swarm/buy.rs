@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::swarm::blocks::{Only, Source, blocks};
+use crate::swarm::blocks::{Look, Only, Source, blocks};
+use crate::swarm::deal::picker;
+use crate::swarm::picker::Asker;
 use crate::swarm::supply::{Fetch, Mate, Plan, Scene};
-use crate::swarm::{FetchKey, LATELY, OriginKey, Output, PROSPECT_WAIT, ReaderKey, Swarm};
-use crate::units::{ByteRange, Cause, Time};
+use crate::swarm::{FetchKey, LATELY, OriginKey, Output, PROSPECT_WAIT, PeerKey, ReaderKey, Swarm};
+use crate::units::lab::Buy;
+use crate::units::{Block, ByteRange, Cause, Time};
 
 /// An origin that ends a fetch without a byte of it is left alone for so long.
 const EMPTY_PAUSE: Duration = Duration::from_secs(5);
@@ -173,6 +176,7 @@ impl Swarm {
                 young: peer.is_young(now),
                 srtt_s: peer.pace.srtt().as_secs_f64(),
                 outstanding: peer.pace.outstanding(),
+                rival: peer.rival(now),
             })
         });
         let mates: Vec<_> = sessions.collect();
@@ -188,11 +192,16 @@ impl Swarm {
             now,
             layout: &torrent.layout,
             requests: &torrent.requests,
+            rarity: &torrent.rarity,
+            lot: self.lot,
             mates: &mates,
             prospects: called && now.since(reader.opened()) < PROSPECT_WAIT,
             forsaken: forsaken_at <= now,
             lately: lately_until > now && !reader.is_starting(),
         };
+        if self.setup.lab.buy == Buy::WebSeed {
+            return self.plan_web_seed(now, origin);
+        }
         let plan = self.supply.plan(&scene, reader, origin);
         let mut until_alone = match scene.prospects {
             true => reader.opened() + PROSPECT_WAIT,
@@ -211,6 +220,40 @@ impl Swarm {
             Plan::Wait(until) => Some(Plan::Wait(until.min(until_alone))),
             buy => Some(buy),
         }
+    }
+
+    /// As a peer that has everything would be asked (BEP 19): piece by piece, whatever is due when.
+    fn plan_web_seed(&self, now: Time, key: OriginKey) -> Option<Plan> {
+        let torrent = self.torrent.as_ref()?;
+        let readers = &self.readers;
+        let picker = picker(now, torrent, readers, self.want_all, &self.setup);
+        let mut all = self.have.clone();
+        all.insert_range(..);
+        let asker = Asker {
+            key: PeerKey(usize::MAX),
+            pieces: &all,
+            eta_s: 0.0,
+            allowed: None,
+        };
+        let Some(piece) = picker.next(&asker) else {
+            return Some(Plan::Wait(Time::NEVER));
+        };
+        let range = torrent.layout.piece_range(piece);
+        let missing = |block: &Block| {
+            let look = torrent.requests.look(*block);
+            look == Look::Missing { bought: false }
+        };
+        let mut rest = blocks(&torrent.layout, range).skip_while(|block| !missing(block));
+        let first = rest.next()?;
+        let last = rest.take_while(missing).last().unwrap_or(first);
+        let start = torrent.requests.lacks_from(first);
+        let range = ByteRange::new(start, torrent.layout.block_range(last).end);
+        let range = range.and(self.supply.range(key)?);
+        Some(Plan::Buy {
+            origin: key,
+            range,
+            cause: Cause::Hedge,
+        })
     }
 
     pub(in crate::swarm) fn fetch(

@@ -8,6 +8,7 @@
 pub mod blocks;
 pub mod choker;
 pub mod dialer;
+pub mod front;
 pub mod losses;
 pub mod metadata;
 pub mod outlook;
@@ -15,6 +16,7 @@ pub mod peers;
 pub mod picker;
 pub mod rarity;
 pub mod reader;
+pub mod rendezvous;
 pub mod requests;
 pub mod runs;
 pub mod stats;
@@ -23,6 +25,8 @@ pub mod suspects;
 
 mod buy;
 mod crowd;
+mod deal;
+mod late;
 mod play;
 mod verdict;
 mod wire;
@@ -42,14 +46,15 @@ use crate::swarm::dialer::Dialer;
 use crate::swarm::losses::Losses;
 use crate::swarm::metadata::Metadata;
 use crate::swarm::peers::Peers;
-use crate::swarm::picker::{Asker, Picker};
 use crate::swarm::rarity::Rarity;
 use crate::swarm::reader::{Legacy, Reader};
+use crate::swarm::rendezvous::Lot;
 use crate::swarm::requests::Requests;
 use crate::swarm::stats::Stats;
 use crate::swarm::supply::Supply;
 use crate::swarm::suspects::Suspects;
 use crate::torrent::layout::Layout;
+use crate::units::lab::{Buy, Lab};
 use crate::units::{Block, ByteRange, Cause, InfoHash, OriginPolicy, PeerId, PieceIndex, Time};
 
 /// Connections, and being made.
@@ -59,9 +64,6 @@ const RATES_MAX: usize = 64;
 /// With fewer peers the tracker is asked for more, not oftener than this.
 const PEERS_ENOUGH: usize = 20;
 const MORE_PEERS_EVERY: Duration = Duration::from_secs(60);
-/// Blocks that are dealt out one slice after the other to the quickest peer; the rest by the queue.
-const DEALT_MAX: usize = 256;
-const SLICE: usize = 4;
 /// Peers that are called or have not unchoked us are waited for so long before the origin alone
 /// goes far ahead; and any peers, before the origin that is the last resort does.
 const PROSPECT_WAIT: Duration = Duration::from_secs(3);
@@ -92,6 +94,7 @@ pub struct Setup {
     /// Random.
     pub seed: u64,
     pub limits: Limits,
+    pub lab: Lab,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +189,8 @@ pub enum Output {
 /// One swarm. After any `handle_*` or command `poll_output` is to be drained.
 pub struct Swarm {
     setup: Setup,
+    /// Ours, when viewers decide who fetches a piece.
+    lot: Lot,
     now: Time,
     torrent: Option<Torrent>,
     /// Verified pieces; empty while the metadata is unknown.
@@ -232,7 +237,10 @@ struct Torrent {
 }
 
 impl Swarm {
-    pub fn new(now: Time, setup: Setup) -> Self {
+    pub fn new(now: Time, mut setup: Setup) -> Self {
+        if setup.lab.buy == Buy::ClientServer {
+            setup.limits.peers_max = 0;
+        }
         let limits = dialer::Limits {
             dials_per_s: setup.limits.dials_per_s,
             ..dialer::Limits::default()
@@ -240,7 +248,8 @@ impl Swarm {
         Self {
             dialer: Dialer::new(now, limits),
             choker: Choker::new(now, setup.limits.upload_slots, setup.seed),
-            supply: Supply::new(setup.policy),
+            supply: Supply::new(setup.policy, setup.lab),
+            lot: Lot::new(setup.info_hash, setup.peer_id),
             setup,
             now,
             torrent: None,
@@ -423,113 +432,6 @@ impl Swarm {
         self.dial(now);
     }
 
-    /// Work for all peers: what is most urgent goes in small slices to whoever is quickest.
-    fn deal_out(&mut self, now: Time) {
-        if !self.wanting() {
-            return;
-        }
-        self.make_room(now);
-        let mut able: Vec<PeerKey> = Vec::new();
-        able.extend(
-            self.peers
-                .iter()
-                .filter_map(|(key, peer)| (peer.room() > 0).then_some(key)),
-        );
-        let quickest = self.peers.least_eta();
-        let mut dealt = 0;
-        while able.len() > 1 && dealt < DEALT_MAX {
-            let eta = |key: &PeerKey| self.peers.get(*key).map(|peer| peer.eta());
-            let Some(place) = (0..able.len()).min_by_key(|&place| eta(&able[place])) else {
-                break;
-            };
-            let key = able[place];
-            let asked = self.refill(now, key, SLICE, quickest);
-            dealt += asked;
-            let full = self.peers.get(key).is_none_or(|peer| peer.room() == 0);
-            if asked == 0 || full {
-                able.swap_remove(place);
-            }
-        }
-        for key in able {
-            self.refill(now, key, usize::MAX, quickest);
-        }
-    }
-
-    /// Pieces begun for a reader that has gone elsewhere make room for what is urgent.
-    fn make_room(&mut self, now: Time) {
-        while let Some(piece) = self.in_the_way(now) {
-            if let Some(torrent) = &mut self.torrent {
-                torrent.requests.lose(piece);
-            }
-            self.outputs.push_back(Output::Forget { piece });
-        }
-    }
-
-    fn in_the_way(&self, now: Time) -> Option<PieceIndex> {
-        let torrent = self.torrent.as_ref()?;
-        if torrent.requests.has_room() {
-            return None;
-        }
-        let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
-        if !picker.lacks_urgent() {
-            return None;
-        }
-        let mut started = torrent.requests.pieces();
-        let idle = started.find(|started| {
-            let free = started.is_idle() && !started.is_whole() && started.only().is_none();
-            free && !picker.is_urgent(started.piece())
-        });
-        idle.map(|started| started.piece())
-    }
-
-    /// Asks a peer for as many blocks as its queue has room for, at most `limit`.
-    /// `quickest`: in what time any peer would bring one.
-    fn refill(&mut self, now: Time, key: PeerKey, limit: usize, quickest: Duration) -> usize {
-        if !self.wanting() || self.upload_only {
-            return 0;
-        }
-        let Some(torrent) = &mut self.torrent else {
-            return 0;
-        };
-        let Some(peer) = self.peers.get_mut(key) else {
-            return 0;
-        };
-        let room = peer.room().min(limit);
-        let mut asked = 0;
-        while asked < room {
-            let eta = peer.eta();
-            let Some(session) = peer.ready() else { break };
-            let asker = Asker {
-                key,
-                pieces: session.pieces(),
-                eta_s: if eta <= quickest * 2 {
-                    0.0
-                } else {
-                    eta.as_secs_f64()
-                },
-                allowed: session.choking_us().then_some(&peer.allowed_fast[..]),
-            };
-            let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
-            let Some(piece) = picker.next(&asker) else {
-                break;
-            };
-            let before = asked;
-            while asked < room
-                && let Some(block) = torrent.requests.take(piece, key)
-            {
-                peer.ask(now, block, torrent.layout.span(block));
-                asked += 1;
-            }
-            if asked == before {
-                break;
-            }
-        }
-        if asked > 0 {
-            wake(&mut self.outputs, key, &mut peer.woken);
-        }
-        asked
-    }
-
     /// Somebody wants bytes that lack, and the disk takes them.
     fn wanting(&self) -> bool {
         let wanted = self.want_all || !self.readers.is_empty();
@@ -555,24 +457,6 @@ impl Swarm {
             wake(&mut self.outputs, key, &mut peer.woken);
             self.deal = true;
         }
-    }
-}
-
-fn picker<'a>(
-    now: Time,
-    torrent: &'a Torrent,
-    readers: &'a Slab<Reader>,
-    want_all: bool,
-    salt: u64,
-) -> Picker<'a> {
-    Picker {
-        now,
-        layout: &torrent.layout,
-        requests: &torrent.requests,
-        rarity: &torrent.rarity,
-        readers,
-        want_all,
-        salt,
     }
 }
 

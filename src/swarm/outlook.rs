@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use crate::swarm::OriginKey;
 use crate::swarm::blocks::{Look, blocks};
-use crate::swarm::reader::{Reader, TARGET};
+use crate::swarm::reader::{PROMOTED_AFTER, Reader, TARGET};
+use crate::swarm::rendezvous::{AHEAD_S, Turn, competes};
 use crate::swarm::supply::{Mate, Origin, Plan, Scene};
+use crate::units::lab::{Buy, FALLBACK_S, Lab};
 use crate::units::{Block, ByteRange, Cause, OriginPolicy, PieceIndex, Time};
 
 /// Of a cold window so much film is bought at once, s, within these bounds of bytes.
@@ -46,6 +48,13 @@ pub struct Outlook<'a> {
     pub origin: &'a Origin,
     pub margin_s: f64,
     pub policy: OriginPolicy,
+    pub lab: Lab,
+}
+
+/// A purchase, and how many seconds before or since its time: the least is the most urgent.
+struct Due {
+    over_s: f64,
+    plan: Plan,
 }
 
 impl Outlook<'_> {
@@ -80,16 +89,29 @@ impl Outlook<'_> {
         } else {
             size.min(room)
         };
-        let cause = self.cause();
+        let cause = self.cause(Cause::Hedge);
         self.run(key, first, size, cause, |_| true)
     }
 
-    /// Peers deliver: the origin brings what they cannot in time.
+    /// There are peers: the origin brings what they cannot in time, and what nobody has.
     pub fn beside_peers(&self, key: OriginKey) -> Plan {
+        match (self.hedge(key), self.inject(key)) {
+            (Ok(hedge), Ok(inject)) if inject.over_s < hedge.over_s => inject.plan,
+            (Ok(due), _) | (Err(_), Ok(due)) => due.plan,
+            (Err(hedge), Err(inject)) => Plan::Wait(hedge.min(inject)),
+        }
+    }
+
+    /// What peers cannot bring in time; or when to look again.
+    fn hedge(&self, key: OriginKey) -> Result<Due, Time> {
+        let now = self.scene.now;
         let from = self.first_byte();
         let horizon = self.horizon().clamp(from, self.end());
         let layout = self.scene.layout;
         let mut wait = Time::NEVER;
+        if self.lab.no_hedge && !self.reader.is_starting() {
+            return Err(wait);
+        }
         let mut expected = Expectation::new(self.scene, self.reader.rate());
         // No deadline of a guess is worth more than peers that keep up with it.
         let carried = !self.reader.knows_rate()
@@ -98,10 +120,11 @@ impl Outlook<'_> {
             && expected.rate >= self.reader.rate();
         for piece in layout.pieces_of(ByteRange::new(from, horizon)) {
             let piece = PieceIndex(piece);
+            if self.is_drawn_for(piece) {
+                continue;
+            }
             let range = layout.piece_range(piece);
-            let slack_s = self
-                .reader
-                .slack_s(self.scene.now, range.start.max(self.reader.ready()));
+            let slack_s = self.slack_s(range.start);
             let times = expected.piece(range);
             if times.is_empty() {
                 continue;
@@ -113,7 +136,7 @@ impl Outlook<'_> {
             let threshold = match self.threshold(slack_s, last_s) {
                 Ok(threshold) => threshold,
                 Err(again_s) => {
-                    wait = wait.min(self.scene.now + seconds(again_s));
+                    wait = wait.min(now + seconds(again_s));
                     continue;
                 }
             };
@@ -132,21 +155,125 @@ impl Outlook<'_> {
                     (false, false) => HEDGE_BYTES_MAX,
                 };
                 let elsewhere = |block: Block| {
-                    block.piece != piece && unseen && layout.block_range(block).start < horizon
+                    block.piece != piece
+                        && unseen
+                        && layout.block_range(block).start < horizon
+                        && !self.is_drawn_for(block.piece)
                 };
-                let cause = self.cause();
-                return self.run(key, first, size, cause, |block| {
+                let cause = self.cause(Cause::Hedge);
+                let plan = self.run(key, first, size, cause, |block| {
                     late(block) || elsewhere(block)
                 });
+                let over_s = slack_s - self.lead_s();
+                return Ok(Due { over_s, plan });
             }
-            wait = wait.min(self.scene.now + seconds(LOOK_AGAIN_S.1));
+            wait = wait.min(now + seconds(LOOK_AGAIN_S.1));
         }
-        let due_s = self.reader.slack_s(self.scene.now, horizon) - self.lead_s();
-        if horizon < self.end() && !self.reader.is_frozen() {
-            let due = self.scene.now + seconds(due_s.max(LOOK_AGAIN_S.0));
-            wait = wait.min(due);
+        Err(wait.min(self.enters_at(horizon, self.lead_s())))
+    }
+
+    /// What nobody has and whose turn has come to be fetched by us; or when it may be.
+    fn inject(&self, key: OriginKey) -> Result<Due, Time> {
+        let now = self.scene.now;
+        let reader = self.reader;
+        let mut wait = Time::NEVER;
+        if !self.injects() {
+            return Err(wait);
         }
-        Plan::Wait(wait)
+        let from = self.first_byte();
+        let mut horizon = reader.reach(now, AHEAD_S);
+        if reader.is_probe() {
+            horizon = horizon.min(reader.range().start + PROMOTED_AFTER);
+        }
+        let window = ByteRange::new(from, horizon.clamp(from, self.end()));
+        let layout = self.scene.layout;
+        let mut best: Option<(f64, Block)> = None;
+        for piece in layout.pieces_of(window) {
+            let piece = PieceIndex(piece);
+            if !self.is_drawn_for(piece) {
+                continue;
+            }
+            let whole = ByteRange::new(from, self.end());
+            let whole = layout.piece_range(piece).and(whole);
+            let Some(first) = self.each_missing(whole).next() else {
+                continue;
+            };
+            let over_s = self.over_s(piece);
+            if over_s > 0.0 {
+                wait = wait.min(now + seconds(over_s));
+            } else if best.is_none_or(|(least, _)| over_s < least) {
+                best = Some((over_s, first));
+            }
+        }
+        let Some((over_s, first)) = best else {
+            if reader.is_frozen() {
+                // Its deadlines stand still, and other viewers' are not ours.
+                return Err(Time::NEVER);
+            }
+            return Err(wait.min(self.enters_at(window.end, AHEAD_S)));
+        };
+        let last_call_s = self.origin.eta_s(HEDGE_BYTES_MAX) + LAST_MARGIN * self.margin_s;
+        let last_call = self.slack_s(layout.piece_range(first.piece).start) <= last_call_s;
+        let cause = match last_call {
+            true => self.cause(Cause::Hedge),
+            false => Cause::Inject,
+        };
+        let due = |block: Block| {
+            let other = block.piece != first.piece;
+            !other || self.is_drawn_for(block.piece) && self.over_s(block.piece) <= 0.0
+        };
+        let plan = self.run(key, first, HEDGE_BYTES_MAX, cause, due);
+        Ok(Due { over_s, plan })
+    }
+
+    /// Whether viewers inject at all, and this one now.
+    fn injects(&self) -> bool {
+        self.policy == OriginPolicy::Hybrid
+            && self.lab.buy == Buy::Hybrid
+            && !self.lab.no_inject
+            && !self.reader.is_starting()
+    }
+
+    /// Nobody has the piece: it is fetched by who drew the lot.
+    fn is_drawn_for(&self, piece: PieceIndex) -> bool {
+        self.injects() && self.scene.rarity.of(piece) == 0
+    }
+
+    /// Seconds until it is our turn to fetch a piece that nobody has.
+    fn over_s(&self, piece: PieceIndex) -> f64 {
+        let scene = self.scene;
+        let range = scene.layout.piece_range(piece);
+        let slack_s = self.slack_s(range.start);
+        let relay_s = float(u64::from(scene.layout.nominal_piece_len())) / self.reader.rate();
+        let rivals = scene.mates.iter().filter_map(|mate| {
+            let (lot, front) = mate.rival?;
+            let theirs_s = (f64::from(piece.0) - f64::from(front)) * relay_s;
+            let lacks = !mate.pieces.contains(piece.at());
+            (lacks && competes(theirs_s, slack_s)).then_some(lot)
+        });
+        let turn = match self.lab.no_rank {
+            true => Turn { rank: 0, of: 1 },
+            false => Turn::of(piece, scene.lot, rivals),
+        };
+        let origin_s = self.origin.eta_s(HEDGE_BYTES_MAX);
+        slack_s - turn.due_s(origin_s, self.margin_s, relay_s)
+    }
+
+    /// Until the first byte of these that the reader lacks is needed, s.
+    fn slack_s(&self, start: u64) -> f64 {
+        let at = start.max(self.reader.ready());
+        self.reader.slack_s(self.scene.now, at)
+    }
+
+    /// When the piece after those that end at `horizon` is due in `lead_s`.
+    fn enters_at(&self, horizon: u64, lead_s: f64) -> Time {
+        if horizon >= self.end() || self.reader.is_frozen() || self.reader.is_starting() {
+            return Time::NEVER;
+        }
+        let layout = self.scene.layout;
+        let next = layout.piece_range(layout.piece_of(horizon)).end;
+        let due_s = self.slack_s(next) - lead_s;
+        self.scene.now + seconds(due_s.max(LOOK_AGAIN_S.0))
     }
 
     /// Blocks expected later than this many seconds from now are bought; or in how many seconds to
@@ -156,6 +283,12 @@ impl Outlook<'_> {
         let origin_s = self.origin.eta_s(HEDGE_BYTES_MAX);
         if self.policy == OriginPolicy::Eager {
             return Ok(0.0);
+        }
+        if self.lab.buy == Buy::Fallback {
+            return match slack_s <= FALLBACK_S {
+                true => Ok(-1.0),
+                false => Err(slack_s - FALLBACK_S),
+            };
         }
         let last_call_s = origin_s + LAST_MARGIN * self.margin_s;
         if self.policy == OriginPolicy::LastResort {
@@ -246,7 +379,7 @@ impl Outlook<'_> {
         let reader = self.reader;
         let now = self.scene.now;
         if self.policy == OriginPolicy::Eager {
-            reader.reach(now, EAGER_S)
+            reader.reach(now, self.lead_s())
         } else if reader.is_starting() {
             reader.range().start + self.start_size()
         } else {
@@ -256,6 +389,12 @@ impl Outlook<'_> {
 
     /// The origin concerns itself with what is due within this many seconds.
     fn lead_s(&self) -> f64 {
+        if self.lab.buy == Buy::Fallback {
+            return FALLBACK_S;
+        }
+        if self.policy == OriginPolicy::Eager {
+            return EAGER_S;
+        }
         self.origin.eta_s(HEDGE_BYTES_MAX) + self.margin_s
     }
 
@@ -268,12 +407,13 @@ impl Outlook<'_> {
         film.clamp(START_BYTES_MIN, most)
     }
 
-    fn cause(&self) -> Cause {
+    /// `then`: why, once the first seconds are there.
+    fn cause(&self, then: Cause) -> Cause {
         let start = self.reader.range().start + self.start_size();
         if self.reader.ready() < start {
             Cause::Start
         } else {
-            Cause::Hedge
+            then
         }
     }
 

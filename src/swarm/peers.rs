@@ -9,6 +9,8 @@ use slab::Slab;
 use crate::peer::pace::Pace;
 use crate::peer::session::Session;
 use crate::swarm::PeerKey;
+use crate::swarm::front::Front;
+use crate::swarm::rendezvous::Lot;
 use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
 
 /// Blocks asked of one peer.
@@ -25,6 +27,8 @@ const LATE_MIN: Duration = Duration::from_millis(250);
 const LATE_AGAIN: Duration = Duration::from_millis(500);
 /// A peer's rate is believed after this long, grown up or not.
 const YOUNG: Duration = Duration::from_secs(2);
+/// How clients that have an origin begin to name themselves (BEP 10): others are not waited for.
+const VIEWER: &str = "BitTube ";
 /// A peer that brings nothing for so long is asked for nothing more than one block.
 pub const SNUB_AFTER: Duration = Duration::from_secs(20);
 
@@ -52,6 +56,10 @@ pub struct Peer {
     pub woken: bool,
     /// Counted in the rarity table, as a seed or not.
     pub counted: Option<bool>,
+    /// Known with what it has.
+    pub front: Option<Front>,
+    /// Known with its id.
+    pub lot: Option<Lot>,
     pub allowed_fast: Vec<PieceIndex>,
     /// The last piece it asked us for.
     pub serving: Option<PieceIndex>,
@@ -94,6 +102,8 @@ impl Peers {
             asked_at: None,
             woken: false,
             counted: None,
+            front: None,
+            lot: None,
             allowed_fast: Vec::new(),
             serving: None,
             bytes_down: 0,
@@ -182,6 +192,16 @@ impl Peer {
             (_, None) => true,
             (_, Some(session)) => session.choking_us() && !session.pieces().is_clear(),
         }
+    }
+
+    /// It watches, like us, and might fetch what nobody has: what it throws in, and the first piece
+    /// that it lacks.
+    pub fn rival(&self, now: Time) -> Option<(Lot, u32)> {
+        let session = self.ready()?;
+        let ours = session.client()?.starts_with(VIEWER);
+        let front = self.front.filter(|front| !front.rests(now))?;
+        let watches = ours && !session.is_seed() && !session.upload_only();
+        Some((self.lot?, front.at())).filter(|_| watches)
     }
 
     /// It could bring the piece: it has it, or has not said yet what it has.
@@ -353,6 +373,7 @@ mod tests {
     use super::*;
     use crate::peer::session::Send;
     use crate::swarm::{Limits, Output, Setup, Swarm};
+    use crate::units::lab::Lab;
     use crate::units::{InfoHash, OriginPolicy};
 
     const NOW: Time = Time::from_secs(1);
@@ -373,6 +394,7 @@ mod tests {
                 policy: OriginPolicy::Never,
                 seed: 1,
                 limits: Limits::default(),
+                lab: Lab::default(),
             };
             let swarm = Swarm::new(NOW, setup);
             Self {

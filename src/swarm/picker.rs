@@ -8,8 +8,10 @@ use slab::Slab;
 use crate::swarm::PeerKey;
 use crate::swarm::rarity::Rarity;
 use crate::swarm::reader::{PROMOTED_AFTER, Reader, TARGET};
+use crate::swarm::rendezvous::mixed;
 use crate::swarm::requests::Requests;
 use crate::torrent::layout::Layout;
+use crate::units::lab::Pick;
 use crate::units::{ByteRange, PieceIndex, Time};
 
 /// What is due within this many seconds is fetched in its order.
@@ -32,6 +34,7 @@ pub struct Picker<'a> {
     pub want_all: bool,
     /// Ours alone: equal peers choose differently.
     pub salt: u64,
+    pub pick: Pick,
 }
 
 /// Whom it is for.
@@ -51,9 +54,14 @@ impl Picker<'_> {
         if let Some(allowed) = asker.allowed {
             return self.allowed(asker, allowed);
         }
-        self.urgent(asker)
-            .or_else(|| self.in_band(asker))
-            .or_else(|| self.beyond(asker))
+        match self.pick {
+            Pick::Windows => self
+                .urgent(asker)
+                .or_else(|| self.in_band(asker))
+                .or_else(|| self.beyond(asker)),
+            Pick::Sequential => self.onwards(asker).or_else(|| self.beyond(asker)),
+            Pick::Rarest => self.beyond(asker),
+        }
     }
 
     /// Whether some reader needs the piece within [`URGENT_S`].
@@ -131,6 +139,15 @@ impl Picker<'_> {
             }
         }
         best.map(|(_, piece)| piece)
+    }
+
+    /// The film in its order to its end: what a plain player asks for.
+    fn onwards(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
+        let mut readers = self.readers.iter();
+        readers.find_map(|(_, reader)| {
+            let file = self.pieces(reader.file().start, reader.file().end);
+            self.in_order(asker, self.first(reader)..file.end)
+        })
     }
 
     fn in_band(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
@@ -228,14 +245,6 @@ impl Picker<'_> {
     }
 }
 
-/// Orders pieces as no other peer does (splitmix64).
-fn mixed(salt: u64, piece: PieceIndex) -> u64 {
-    let mut mix = salt ^ u64::from(piece.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mix = (mix ^ (mix >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mix = (mix ^ (mix >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mix ^ (mix >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -254,6 +263,7 @@ mod tests {
         rarity: Rarity,
         readers: Slab<Reader>,
         want_all: bool,
+        pick: Pick,
         all: FixedBitSet,
     }
 
@@ -269,6 +279,7 @@ mod tests {
             rarity,
             readers: Slab::new(),
             want_all: false,
+            pick: Pick::Windows,
             all,
         }
     }
@@ -303,6 +314,7 @@ mod tests {
                 readers: &self.readers,
                 want_all: self.want_all,
                 salt: 7,
+                pick: self.pick,
             };
             let asker = Asker {
                 key: PeerKey(0),

@@ -1,9 +1,10 @@
 //! Players: their requests, and what may be sent to them.
 
+use crate::swarm::deal::picker;
 use crate::swarm::picker::Asker;
 use crate::swarm::reader::Reader;
 use crate::swarm::requests::Started;
-use crate::swarm::{Output, RATES_MAX, ReaderKey, Swarm, picker};
+use crate::swarm::{Output, RATES_MAX, ReaderKey, Swarm};
 use crate::units::{Block, ByteRange, Time};
 
 /// Readers. Ranges are offsets in the torrent.
@@ -169,7 +170,7 @@ impl Swarm {
         let Some(torrent) = &self.torrent else {
             return;
         };
-        let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
+        let picker = picker(now, torrent, &self.readers, self.want_all, &self.setup);
         let window = picker.window(&self.readers[key]);
         let mut stale = Vec::new();
         for (key, peer) in self.peers.iter() {

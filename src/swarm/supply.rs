@@ -9,9 +9,12 @@ use crate::swarm::FetchKey;
 use crate::swarm::OriginKey;
 use crate::swarm::PeerKey;
 use crate::swarm::outlook::{HEDGE_BYTES_MAX, Outlook, float};
+use crate::swarm::rarity::Rarity;
 use crate::swarm::reader::Reader;
+use crate::swarm::rendezvous::Lot;
 use crate::swarm::requests::Requests;
 use crate::torrent::layout::Layout;
+use crate::units::lab::{Buy, Lab};
 use crate::units::{ByteRange, Cause, OriginPolicy, Time};
 
 /// Fetches under way at one origin.
@@ -29,6 +32,7 @@ const FETCH_LATE: Duration = Duration::from_secs(2);
 /// The origins of one swarm and what is under way at them.
 pub struct Supply {
     policy: OriginPolicy,
+    lab: Lab,
     origins: Slab<Origin>,
     fetches: Vec<Fetch>,
     last_key: u64,
@@ -86,6 +90,8 @@ pub struct Mate<'a> {
     pub young: bool,
     pub srtt_s: f64,
     pub outstanding: u64,
+    /// It watches too: what it throws in, and the first piece that it lacks.
+    pub rival: Option<(Lot, u32)>,
 }
 
 /// What a decision depends on.
@@ -93,6 +99,9 @@ pub struct Scene<'a> {
     pub now: Time,
     pub layout: &'a Layout,
     pub requests: &'a Requests,
+    pub rarity: &'a Rarity,
+    /// What we throw in.
+    pub lot: Lot,
     pub mates: &'a [Mate<'a>],
     /// Peers are being called or have not unchoked us yet.
     pub prospects: bool,
@@ -106,6 +115,11 @@ impl Scene<'_> {
     /// No peer delivers.
     pub fn is_alone(&self) -> bool {
         self.mates.iter().all(|mate| !mate.usable)
+    }
+
+    /// Somebody else watches, who may fetch for both.
+    fn has_rivals(&self) -> bool {
+        self.mates.iter().any(|mate| mate.rival.is_some())
     }
 }
 
@@ -121,9 +135,10 @@ pub enum Plan {
 }
 
 impl Supply {
-    pub fn new(policy: OriginPolicy) -> Self {
+    pub fn new(policy: OriginPolicy, lab: Lab) -> Self {
         Self {
             policy,
+            lab,
             origins: Slab::new(),
             fetches: Vec::new(),
             last_key: 0,
@@ -181,6 +196,11 @@ impl Supply {
                 fetch.clone()
             })
             .collect()
+    }
+
+    /// What it has of the torrent.
+    pub fn range(&self, origin: OriginKey) -> Option<ByteRange> {
+        self.origins.get(origin.0).map(|origin| origin.range)
     }
 
     pub fn is_expelled(&self, origin: OriginKey) -> bool {
@@ -304,9 +324,13 @@ impl Supply {
             origin,
             margin_s: self.margin_s,
             policy: self.policy,
+            lab: self.lab,
         };
         match self.policy {
-            OriginPolicy::Hybrid if lone && !scene.lately => outlook.alone(key),
+            OriginPolicy::Hybrid if self.lab.buy == Buy::Fallback => outlook.beside_peers(key),
+            OriginPolicy::Hybrid if lone && !scene.lately && !scene.has_rivals() => {
+                outlook.alone(key)
+            }
             OriginPolicy::Eager if lone => outlook.alone(key),
             OriginPolicy::LastResort if lone && scene.forsaken => outlook.alone(key),
             _ => outlook.beside_peers(key),

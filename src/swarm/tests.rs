@@ -1,5 +1,6 @@
 //! Swarms wired in memory tell each other stories, under a virtual clock.
 
+mod policy;
 mod world;
 
 use std::time::Duration;

@@ -3,19 +3,16 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use fixedbitset::FixedBitSet;
-
 use crate::peer::PeerMisbehaved;
 use crate::peer::session::{Event, Send, Session};
 use crate::swarm::blocks::{Only, Source};
+use crate::swarm::front::Front;
 use crate::swarm::peers::Stage;
-use crate::swarm::{Output, PeerKey, Swarm, picker, wake};
+use crate::swarm::picker::BAND_S;
+use crate::swarm::reader::RATE_GUESS_MAX;
+use crate::swarm::rendezvous::Lot;
+use crate::swarm::{Output, PeerKey, Swarm, wake};
 use crate::units::{Block, BlockSpan, ByteRange, PieceIndex, Time};
-
-/// Duplicates allowed beside their share, bytes.
-const SPARE_BYTES: u64 = 1 << 20;
-/// Duplicates may be this part of what peers brought.
-const SPARE_DIVISOR: u64 = 20;
 
 /// Connections.
 impl Swarm {
@@ -139,7 +136,7 @@ impl Swarm {
         }
     }
 
-    fn give_up(&mut self, now: Time, key: PeerKey, fault: PeerMisbehaved) {
+    pub(in crate::swarm) fn give_up(&mut self, now: Time, key: PeerKey, fault: PeerMisbehaved) {
         let Some(addr) = self.peers.get(key).map(|peer| peer.addr) else {
             return;
         };
@@ -280,6 +277,8 @@ impl Swarm {
             && let Some(session) = &mut peer.session
         {
             session.start(&self.have, complete);
+            let id = session.remote_id();
+            peer.lot = id.map(|id| Lot::new(self.setup.info_hash, id));
             let addr = peer.addr;
             self.dialer.handle_shaken(addr);
         }
@@ -295,6 +294,7 @@ impl Swarm {
         {
             torrent.rarity.join(session.pieces(), session.is_seed());
             peer.counted = Some(session.is_seed());
+            peer.front = Some(Front::new(now, session.pieces()));
         }
         if self.is_complete() {
             self.leave_seeds(now);
@@ -313,11 +313,15 @@ impl Swarm {
             self.handle_bitfield(now, key);
             return;
         }
+        let band = self.band();
         let (Some(torrent), Some(peer)) = (&mut self.torrent, self.peers.get_mut(key)) else {
             return;
         };
         torrent.rarity.have(piece);
         let Some(session) = &peer.session else { return };
+        if let Some(front) = &mut peer.front {
+            front.handle_have(now, piece, session.pieces(), band);
+        }
         if session.is_seed() && peer.counted == Some(false) {
             torrent.rarity.leave(session.pieces(), false);
             torrent.rarity.join(session.pieces(), true);
@@ -327,6 +331,25 @@ impl Swarm {
         if !self.have.contains(piece.at()) {
             self.show_interest(key);
         }
+    }
+
+    /// The pieces within which a viewer of this film fetches ahead.
+    fn band(&self) -> u32 {
+        let Some(torrent) = &self.torrent else {
+            return 0;
+        };
+        let mut readers = self.readers.iter();
+        let rate = readers.next().map(|(_, reader)| reader.rate());
+        let known = || self.rates.back().map(|&(_, rate)| rate);
+        let rate = rate.or_else(known).unwrap_or(RATE_GUESS_MAX);
+        let pieces = rate * BAND_S / f64::from(torrent.layout.nominal_piece_len());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturates"
+        )]
+        let pieces = pieces as u32;
+        pieces.max(1)
     }
 
     fn handle_choked(&mut self, now: Time, key: PeerKey) {
@@ -476,109 +499,4 @@ impl Swarm {
         wake(&mut self.outputs, key, &mut peer.woken);
         self.handle_bitfield(now, key);
     }
-}
-
-/// Interest, and peers that are late.
-impl Swarm {
-    pub(in crate::swarm) fn interest_all(&mut self) {
-        for key in self.peers.keys() {
-            self.show_interest(key);
-        }
-    }
-
-    /// Shown once and kept: some clients punish those who change their mind.
-    fn show_interest(&mut self, key: PeerKey) {
-        if !self.wanting() || self.upload_only {
-            return;
-        }
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(session) = peer.session.as_mut().filter(|session| session.ready()) else {
-            return;
-        };
-        if !session.is_interesting() && lacks_some(&self.have, session.pieces()) {
-            session.interested(true);
-            wake(&mut self.outputs, key, &mut peer.woken);
-        }
-    }
-
-    /// At a timeout: keep-alive, hand-shake and idle limits, and overdue blocks.
-    pub(in crate::swarm) fn check_peer(&mut self, now: Time, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(session) = &mut peer.session else {
-            return;
-        };
-        if now >= session.next_timeout() {
-            if let Err(fault) = session.handle_timeout(now) {
-                return self.give_up(now, key, fault);
-            }
-            wake(&mut self.outputs, key, &mut peer.woken);
-        }
-        if !peer.look(now) {
-            return;
-        }
-        self.replan = true;
-        if peer.is_dead(now) {
-            peer.snubbed = true;
-            self.orphan(now, Only::Peer(key));
-            let asked: Vec<Block> = self.asked_of(key);
-            for block in asked {
-                self.cancel(key, block);
-                self.release(block, key);
-            }
-        } else {
-            self.hedge(now, key);
-        }
-    }
-
-    /// The overdue blocks of a peer that a reader needs soon, or that are the last ones, are asked
-    /// of the next best.
-    fn hedge(&mut self, now: Time, late: PeerKey) {
-        let spare = SPARE_BYTES + self.stats.bytes.from_peers / SPARE_DIVISOR;
-        for block in self.asked_of(late) {
-            let Some(torrent) = &mut self.torrent else {
-                return;
-            };
-            let picker = picker(now, torrent, &self.readers, self.want_all, self.setup.seed);
-            let urgent = picker.is_urgent(block.piece);
-            let waited_for = self.readers.iter().any(|(_, reader)| {
-                reader.is_waiting() && torrent.layout.piece_of(reader.ready()) == block.piece
-            });
-            let last = torrent.requests.is_all_asked();
-            let bought = self.stats.duplicates * u64::from(crate::units::BLOCK_LEN) > spare;
-            if !(urgent || last) || (bought && !waited_for) {
-                continue;
-            }
-            let able = self.peers.iter().filter(|(other, peer)| {
-                let session = peer.ready();
-                *other != late
-                    && peer.delivers()
-                    && peer.room() > 0
-                    && session.is_some_and(|session| session.has(block.piece))
-            });
-            let Some(other) = able.min_by_key(|(_, peer)| peer.eta()).map(|(key, _)| key) else {
-                continue;
-            };
-            if torrent.requests.take_second(block, other)
-                && let Some(peer) = self.peers.get_mut(other)
-            {
-                peer.ask(now, block, torrent.layout.span(block));
-                wake(&mut self.outputs, other, &mut peer.woken);
-                self.stats.duplicates += 1;
-            }
-        }
-    }
-
-    fn asked_of(&self, key: PeerKey) -> Vec<Block> {
-        self.peers
-            .get(key)
-            .map_or_else(Vec::new, |peer| peer.asked().collect())
-    }
-}
-
-fn lacks_some(have: &FixedBitSet, theirs: &FixedBitSet) -> bool {
-    !theirs.is_subset(have)
 }

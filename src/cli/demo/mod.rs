@@ -32,6 +32,7 @@ use crate::store::Store;
 use crate::stub::gate::Sites;
 use crate::torrent::metainfo::Metainfo;
 use crate::units::OriginPolicy;
+use crate::units::lab::Lab;
 
 /// Twenty seconds of a test picture and a tone, made by `scripts/clip.sh`.
 const CLIP: &[u8] = include_bytes!("clip.mp4");
@@ -96,6 +97,7 @@ fn engine(listen: Vec<SocketAddr>, store: &Path, shards: usize) -> anyhow::Resul
         allow_private: true,
         proxy: false,
         origin_policy: OriginPolicy::Hybrid,
+        lab: Lab::default(),
         allow_hosts: Vec::new(),
         sites: Sites::Open,
         players_max: 1024,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 
 use super::*;
+use crate::units::{InfoHash, PeerId};
 
 const FILE: ByteRange = ByteRange::new(0, 64 << 20);
 const RATE: f64 = 250_000.0;
@@ -15,18 +16,26 @@ struct Case {
     supply: Supply,
     origin: OriginKey,
     all: FixedBitSet,
+    rarity: Rarity,
+}
+
+fn lot(id: u8) -> Lot {
+    Lot::new(InfoHash([9; 20]), PeerId([id; 20]))
 }
 
 fn case(policy: OriginPolicy) -> Case {
     let layout = Arc::new(Layout::single(FILE.end, 128 << 10));
     let count = layout.piece_count() as usize;
     let requests = Requests::new(Arc::clone(&layout), &FixedBitSet::with_capacity(count));
-    let mut supply = Supply::new(policy);
+    let mut supply = Supply::new(policy, Lab::default());
     let origin = supply.add_origin(FILE, true);
     supply.set_estimate(origin, Duration::from_millis(50), 5e6);
     let mut all = FixedBitSet::with_capacity(count);
     all.insert_range(..);
+    let mut rarity = Rarity::new(layout.piece_count());
+    rarity.join(&all, true);
     Case {
+        rarity,
         layout,
         requests,
         supply,
@@ -50,12 +59,15 @@ impl Case {
                 young: false,
                 srtt_s: 0.02,
                 outstanding: 0,
+                rival: None,
             })
             .collect();
         let scene = Scene {
             now,
             layout: &self.layout,
             requests: &self.requests,
+            rarity: &self.rarity,
+            lot: lot(0),
             mates: &mates,
             prospects: false,
             forsaken: false,

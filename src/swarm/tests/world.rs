@@ -17,6 +17,7 @@ use crate::swarm::{
     FetchKey, Limits, OriginKey, Output, PeerKey, ReaderKey, Setup, Swarm, Verdict,
 };
 use crate::torrent::layout::Layout;
+use crate::units::lab::Lab;
 use crate::units::{
     BLOCK_LEN, BlockSpan, ByteRange, InfoHash, OriginPolicy, PeerId, PieceIndex, Time,
 };
@@ -31,6 +32,8 @@ pub struct World {
     links: Vec<Link>,
     /// Of links made from now on, one way.
     pub delay: Duration,
+    /// Of nodes made from now on.
+    pub lab: Lab,
 }
 
 pub struct Node {
@@ -126,6 +129,7 @@ impl World {
             nodes: Vec::new(),
             links: Vec::new(),
             delay: Duration::from_millis(10),
+            lab: Lab::default(),
         }
     }
 
@@ -144,6 +148,7 @@ impl World {
                 policy,
                 seed: id as u64 * 77,
                 limits: Limits::default(),
+                lab: self.lab,
             },
         );
         let store = Store::new(&self.layout, &self.truth, &have);
