@@ -163,7 +163,7 @@ pub struct Options {
     pub origin_policy: Option<OriginPolicy>,
 
     /// For measuring: rules of peers and origin that are replaced or left out
-    #[arg(long, value_name = "WORDS", hide = true)]
+    #[arg(long, value_name = "WORDS", env = "BITTUBE_LAB", hide = true)]
     #[serde(skip)]
     pub lab: Option<Lab>,
 

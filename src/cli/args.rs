@@ -340,6 +340,7 @@ mod tests {
         assert!(error.to_string().contains("--store"), "{error}");
         assert!(parse("get x --public").is_err());
         assert!(parse("get x --store /x").is_ok());
+        assert!(parse("get x --lab no-rank").is_err());
         let help = parse("status --help").unwrap_err().to_string();
         assert!(
             help.contains("--admin") && !help.contains("--store"),
@@ -354,6 +355,19 @@ mod tests {
             let variable = format!("BITTUBE_{}", long.replace('-', "_").to_ascii_uppercase());
             assert_eq!(arg.get_env().unwrap(), variable.as_str());
             assert!(arg.get_help().is_some(), "{long}");
+        }
+    }
+
+    #[test]
+    fn the_laboratory_is_heeded_by_serve_and_shown_by_nobody() {
+        let Command::Serve { given } = parse("serve --lab sequential,fallback").unwrap() else {
+            panic!("serve");
+        };
+        assert_eq!(given.options.lab, "sequential,fallback".parse().ok());
+        assert!(parse("serve --lab naive").is_err());
+        for line in ["--help", "serve --help", "get --help", "demo --help"] {
+            let help = parse(line).unwrap_err().to_string();
+            assert!(!help.contains("--lab"), "{line}");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::swarm::picker::Asker;
 use crate::swarm::supply::{Fetch, Mate, Plan, Scene};
 use crate::swarm::{FetchKey, LATELY, OriginKey, Output, PROSPECT_WAIT, PeerKey, ReaderKey, Swarm};
 use crate::units::lab::Buy;
-use crate::units::{Block, ByteRange, Cause, Time};
+use crate::units::{Block, ByteRange, Cause, OriginPolicy, Time};
 
 /// An origin that ends a fetch without a byte of it is left alone for so long.
 const EMPTY_PAUSE: Duration = Duration::from_secs(5);
@@ -269,6 +269,16 @@ impl Swarm {
         let Some(fetch) = self.supply.start(now, origin, range, cause) else {
             return false;
         };
+        let hedged = cause == Cause::Hedge && self.setup.policy == OriginPolicy::Hybrid;
+        let asked = blocks(&torrent.layout, range).filter(|_| hedged);
+        let asked = asked.flat_map(|block| {
+            let peers = match torrent.requests.look(block) {
+                Look::Asked { peers, .. } => peers,
+                _ => [None; 2],
+            };
+            peers.into_iter().flatten().map(move |key| (block, key))
+        });
+        let late: Vec<_> = asked.collect();
         torrent.requests.buy(range, fetch.key);
         self.outputs.push_back(Output::Fetch {
             fetch: fetch.key,
@@ -276,6 +286,11 @@ impl Swarm {
             range,
             cause,
         });
+        // Peers that would bring it too late have better things to bring.
+        for (block, key) in late {
+            self.cancel(key, block);
+            self.release(block, key);
+        }
         true
     }
 

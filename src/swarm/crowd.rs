@@ -81,9 +81,7 @@ impl Swarm {
                 peer.marks = (peer.bytes_down, peer.bytes_up);
             }
             let pieces = session.pieces();
-            let first_missing = pieces.zeroes().next().map_or(count, |piece| {
-                u32::try_from(piece).expect("at most the pieces")
-            });
+            let first_missing = peer.front.map_or(count, |front| front.at());
             candidates.push(Candidate {
                 key,
                 interested: session.interested_in_us(),
@@ -93,8 +91,12 @@ impl Swarm {
                 rate_from_us: float(up) / span,
             });
         }
-        let ours = self.have.zeroes().next();
-        let ours = ours.map(|piece| u32::try_from(piece).expect("at most the pieces"));
+        let lacks = self.have.zeroes().next();
+        let lacks = lacks.map(|piece| u32::try_from(piece).expect("at most the pieces"));
+        let hungry = self.readers.iter().filter(|(_, reader)| reader.is_hungry());
+        let reads = hungry.map(|(_, reader)| torrent.layout.piece_of(reader.ready()).0);
+        // Where we are in the film; a seed is nowhere.
+        let ours = lacks.map(|lacks| reads.min().unwrap_or(lacks));
         if at_once {
             self.choker.handle_interested(now, ours, &candidates);
         } else {

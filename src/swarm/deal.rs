@@ -29,7 +29,7 @@ impl Swarm {
         let quickest = self.peers.least_eta();
         let mut dealt = 0;
         while able.len() > 1 && dealt < DEALT_MAX {
-            let eta = |key: &PeerKey| self.peers.get(*key).map(|peer| peer.eta());
+            let eta = |key: &PeerKey| self.peers.get(*key).map(|peer| peer.rank());
             let Some(place) = (0..able.len()).min_by_key(|&place| eta(&able[place])) else {
                 break;
             };

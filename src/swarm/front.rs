@@ -8,6 +8,8 @@ use crate::units::{PieceIndex, Time};
 
 /// Haves in one place that are not where the peer was: a seek. One alone may be a rare piece.
 const SEEK_HAVES: u32 = 3;
+/// Haves are in one place if no more than this part of the band lies between them.
+const TOGETHER: u32 = 5;
 /// A viewer that got nothing for so long is paused, or not watching.
 const RESTS_AFTER: Duration = Duration::from_secs(20);
 
@@ -37,7 +39,7 @@ impl Front {
             self.elsewhere = (0, 0);
         } else {
             let (at, haves) = self.elsewhere;
-            let again = haves > 0 && (near(at) || piece.0 + band / 8 >= at && piece.0 < at);
+            let again = haves > 0 && piece.0.abs_diff(at) <= band / TOGETHER;
             self.elsewhere = match again {
                 true => (at.min(piece.0), haves + 1),
                 false => (piece.0, 1),

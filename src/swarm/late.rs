@@ -8,9 +8,10 @@ use crate::swarm::{PeerKey, Swarm, wake};
 use crate::units::{Block, Time};
 
 /// Duplicates allowed beside their share, bytes.
-const SPARE_BYTES: u64 = 1 << 20;
-/// Duplicates may be this part of what peers brought.
-const SPARE_DIVISOR: u64 = 20;
+const SPARE_BYTES: u64 = 256 << 10;
+/// Duplicates may be this part of what peers brought, and that part for what a player waits for.
+const SPARE_DIVISOR: u64 = 100;
+const SPARE_DIVISOR_WAITED: u64 = 50;
 
 /// Interest, and peers that are late.
 impl Swarm {
@@ -71,7 +72,6 @@ impl Swarm {
     /// The overdue blocks of a peer that a reader needs soon, or that are the last ones, are asked
     /// of the next best.
     fn hedge(&mut self, now: Time, late: PeerKey) {
-        let spare = SPARE_BYTES + self.stats.bytes.from_peers / SPARE_DIVISOR;
         for block in self.asked_of(late) {
             let Some(torrent) = &mut self.torrent else {
                 return;
@@ -82,8 +82,13 @@ impl Swarm {
                 reader.is_waiting() && torrent.layout.piece_of(reader.ready()) == block.piece
             });
             let last = torrent.requests.is_all_asked();
-            let bought = self.stats.duplicates * u64::from(crate::units::BLOCK_LEN) > spare;
-            if !(urgent || last) || (bought && !waited_for) {
+            let divisor = match waited_for {
+                true => SPARE_DIVISOR_WAITED,
+                false => SPARE_DIVISOR,
+            };
+            let spare = SPARE_BYTES + self.stats.bytes.from_peers / divisor;
+            let spent = self.stats.duplicates * u64::from(crate::units::BLOCK_LEN);
+            if !(urgent || last) || spent >= spare {
                 continue;
             }
             let able = self.peers.iter().filter(|(other, peer)| {
@@ -93,7 +98,7 @@ impl Swarm {
                     && peer.room() > 0
                     && session.is_some_and(|session| session.has(block.piece))
             });
-            let Some(other) = able.min_by_key(|(_, peer)| peer.eta()).map(|(key, _)| key) else {
+            let Some(other) = able.min_by_key(|(_, peer)| peer.rank()).map(|(key, _)| key) else {
                 continue;
             };
             if torrent.requests.take_second(block, other)

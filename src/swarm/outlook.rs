@@ -231,6 +231,7 @@ impl Outlook<'_> {
         self.policy == OriginPolicy::Hybrid
             && self.lab.buy == Buy::Hybrid
             && !self.lab.no_inject
+            && !self.scene.rarity.has_seeds()
             && !self.reader.is_starting()
     }
 

@@ -1,7 +1,7 @@
 //! The connections of one swarm, and what each was asked for.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use slab::Slab;
@@ -29,6 +29,10 @@ const LATE_AGAIN: Duration = Duration::from_millis(500);
 const YOUNG: Duration = Duration::from_secs(2);
 /// How clients that have an origin begin to name themselves (BEP 10): others are not waited for.
 const VIEWER: &str = "BitTube ";
+/// A peer in our network, or no further than this, is preferred to one whose queue is that many
+/// times shorter.
+const NEAR_RTT: Duration = Duration::from_millis(5);
+const NEAR_DIVISOR: u32 = 2;
 /// A peer that brings nothing for so long is asked for nothing more than one block.
 pub const SNUB_AFTER: Duration = Duration::from_secs(20);
 
@@ -234,6 +238,15 @@ impl Peer {
         self.pace.eta(u64::from(crate::units::BLOCK_LEN))
     }
 
+    /// Who has the least is asked first: its queue time, taken for less if it is near.
+    pub fn rank(&self) -> Duration {
+        let near = is_local(self.addr.ip()) || self.pace.srtt() < NEAR_RTT;
+        match near {
+            true => self.eta() / NEAR_DIVISOR,
+            false => self.eta(),
+        }
+    }
+
     /// Until its whole queue is here, s; infinite if it has stopped bringing.
     pub fn finish_s(&self) -> f64 {
         if self.late || self.snubbed {
@@ -335,6 +348,13 @@ impl Peer {
     fn take(&mut self, block: Block) -> Option<Asked> {
         let place = self.queue.iter().position(|asked| asked.block == block)?;
         self.queue.remove(place)
+    }
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
     }
 }
 
@@ -452,6 +472,30 @@ mod tests {
         let at_b = b.swarm.accept(NOW, a.addr(40_000)).unwrap();
         let at_a = a.swarm.accept(NOW, b.addr(40_000)).unwrap();
         ([a, b], [[ours, at_b], [at_a, theirs]])
+    }
+
+    #[test]
+    fn a_peer_nearby_goes_before_one_with_a_shorter_queue() {
+        let peer = |addr: &str, outstanding: u64| {
+            let mut peers = Peers::default();
+            let key = peers.add(addr.parse().unwrap(), None);
+            let mut peer = peers.remove(key).unwrap();
+            peer.pace.handle_requested(NOW, outstanding);
+            peer
+        };
+        for (addr, far) in [
+            ("192.168.1.9:6881", false),
+            ("[::ffff:10.0.0.1]:6881", false),
+            ("[fd00::1]:6881", false),
+            ("[fe80::1]:6881", false),
+            ("203.0.113.9:6881", true),
+            ("[2001:db8::1]:6881", true),
+        ] {
+            let other = peer("198.51.100.1:6881", 20_000);
+            assert_eq!(peer(addr, 30_000).rank() > other.rank(), far, "{addr}");
+            // Near is not everything.
+            assert!(peer(addr, 200_000).rank() > other.rank(), "{addr}");
+        }
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Rarity {
         u32::from(self.counts[piece.at()]) + u32::from(self.seeds)
     }
 
+    /// Somebody has everything: there is no piece that nobody has.
+    pub fn has_seeds(&self) -> bool {
+        self.seeds > 0
+    }
+
     /// Whether somebody lacks pieces: then it matters which one is fetched first.
     pub fn has_traders(&self) -> bool {
         self.others > 0

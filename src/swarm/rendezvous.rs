@@ -145,7 +145,7 @@ mod tests {
         let lot = Lot::new(InfoHash([1; 20]), PeerId([2; 20]));
         let hash = Sha1::digest([[1u8; 20], [2u8; 20]].concat());
         assert_eq!(lot.0.to_be_bytes(), hash[..8]);
-        assert_eq!(mixed(1, PieceIndex(1)), 0xbeeb_8da1_658e_ec67_u64);
+        assert_eq!(mixed(1, PieceIndex(1)), 0xe4d9_7177_1b65_2c20_u64);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 
 use super::*;
-use crate::units::{InfoHash, PeerId};
+use crate::swarm::rendezvous::Turn;
+use crate::units::{InfoHash, PeerId, PieceIndex};
 
 const FILE: ByteRange = ByteRange::new(0, 64 << 20);
 const RATE: f64 = 250_000.0;
@@ -17,6 +18,7 @@ struct Case {
     origin: OriginKey,
     all: FixedBitSet,
     rarity: Rarity,
+    lot: Lot,
 }
 
 fn lot(id: u8) -> Lot {
@@ -36,6 +38,7 @@ fn case(policy: OriginPolicy) -> Case {
     rarity.join(&all, true);
     Case {
         rarity,
+        lot: lot(0),
         layout,
         requests,
         supply,
@@ -67,7 +70,7 @@ impl Case {
             layout: &self.layout,
             requests: &self.requests,
             rarity: &self.rarity,
-            lot: lot(0),
+            lot: self.lot,
             mates: &mates,
             prospects: false,
             forsaken: false,
@@ -78,6 +81,149 @@ impl Case {
             Err(until) => Plan::Wait(until),
         }
     }
+}
+
+/// Beside viewers with these lots, who like us have nothing from this piece on.
+fn plan_among(case: &Case, now: Time, reader: &Reader, rivals: &[Lot], front: u32) -> Plan {
+    let mut none = case.all.clone();
+    none.clear();
+    let mate = |(key, &lot): (usize, &Lot)| Mate {
+        key: PeerKey(key),
+        pieces: &none,
+        usable: false,
+        finish_s: 0.1,
+        rate: 0.0,
+        young: false,
+        srtt_s: 0.02,
+        outstanding: 0,
+        rival: Some((lot, front)),
+    };
+    let mates: Vec<_> = rivals.iter().enumerate().map(mate).collect();
+    let scene = Scene {
+        now,
+        layout: &case.layout,
+        requests: &case.requests,
+        rarity: &Rarity::new(case.layout.piece_count()),
+        lot: case.lot,
+        mates: &mates,
+        prospects: false,
+        forsaken: false,
+        lately: false,
+    };
+    match case.supply.choose(now, reader) {
+        Ok(origin) => case.supply.plan(&scene, reader, origin),
+        Err(until) => Plan::Wait(until),
+    }
+}
+
+/// What is bought at this time beside these viewers, each fetch done at once; and until when then
+/// to wait.
+fn bought_among(case: &mut Case, now: Time, reader: &Reader, rivals: &[Lot]) -> (Vec<u32>, Time) {
+    let front = case.layout.piece_of(reader.ready()).0;
+    let mut pieces = Vec::new();
+    loop {
+        match plan_among(case, now, reader, rivals, front) {
+            Plan::Wait(until) => return (pieces, until),
+            Plan::Buy {
+                origin,
+                range,
+                cause,
+            } => {
+                assert_eq!(cause, Cause::Inject);
+                let fetch = case.supply.start(now, origin, range, cause).unwrap();
+                case.requests.buy(range, fetch.key);
+                case.supply.finish(fetch.key);
+                pieces.extend(case.layout.pieces_of(range));
+            }
+        }
+    }
+}
+
+#[test]
+fn of_what_nobody_has_each_viewer_fetches_what_it_has_drawn() {
+    let (now, lots) = (Time::from_secs(2), [0, 1, 2, 3].map(lot));
+    let (_, reader) = playing();
+    let mut owners = vec![0; 64];
+    for (place, &ours) in lots.iter().enumerate() {
+        let rivals: Vec<_> = lots
+            .iter()
+            .copied()
+            .filter(|&other| other != ours)
+            .collect();
+        let mut case = case(OriginPolicy::Hybrid);
+        case.lot = ours;
+        let (mut bought, until) = bought_among(&mut case, now, &reader, &rivals);
+        bought.sort_unstable();
+        // From what it has to what is due in twenty seconds.
+        let drawn = (20..=41).filter(|&piece| {
+            let turn = Turn::of(PieceIndex(piece), ours, rivals.iter().copied());
+            turn.rank == 0
+        });
+        bought.retain(|&piece| piece != 19);
+        assert_eq!(bought, drawn.collect::<Vec<_>>(), "{place}");
+        assert!(until > now);
+        bought.iter().for_each(|&piece| owners[piece as usize] += 1);
+    }
+    assert!(
+        owners[20..=41].iter().all(|&owners| owners == 1),
+        "{owners:?}"
+    );
+}
+
+#[test]
+fn who_has_not_drawn_a_piece_steps_in_before_its_deadline_and_not_much_earlier() {
+    let (_, reader) = playing();
+    let ours = lot(0);
+    let piece = (20..41).map(PieceIndex).find(|&piece| {
+        let turn = Turn::of(piece, ours, [lot(1)].into_iter());
+        turn.rank == 1
+    });
+    let start = u64::from(piece.unwrap().0) * (128 << 10);
+    let mut first = None;
+    for tick in 0..300 {
+        let now = Time::from_millis(2000 + tick * 100);
+        let mut case = case(OriginPolicy::Hybrid);
+        let front = case.layout.piece_of(reader.ready()).0;
+        // All else is here already.
+        for other in case.layout.pieces().filter(|&other| Some(other) != piece) {
+            case.requests.finish(other);
+        }
+        let plan = plan_among(&case, now, &reader, &[lot(1)], front);
+        let ours = |range: ByteRange| range.start == start;
+        if matches!(plan, Plan::Buy { range, .. } if ours(range)) {
+            first = Some(reader.slack_s(now, start));
+            break;
+        }
+    }
+    let slack_s = first.unwrap();
+    assert!((1.4..1.7).contains(&slack_s), "{slack_s}");
+}
+
+#[test]
+fn the_laboratory_takes_away_what_it_says() {
+    let now = Time::from_secs(2);
+    let (_, reader) = playing();
+    let rivals = [1, 2, 3].map(lot);
+    let bought = |words: &str| {
+        let mut case = case(OriginPolicy::Hybrid);
+        case.supply.lab = words.parse().unwrap();
+        bought_among(&mut case, now, &reader, &rivals).0.len()
+    };
+    let policy = bought("");
+    assert!((1..15).contains(&policy), "{policy}");
+    assert!(bought("no-rank") >= 22);
+    assert_eq!(bought("no-inject"), 0);
+    assert_eq!(bought("no-hedge"), policy);
+    assert_eq!(bought("fallback"), 0);
+    // A peer has everything, and brings nothing in time.
+    let hedged = |words: &str| {
+        let mut case = case(OriginPolicy::Hybrid);
+        case.supply.lab = words.parse().unwrap();
+        let late = case.plan(Time::from_secs(9), &reader, &[10_000.0]);
+        matches!(late, Plan::Buy { .. })
+    };
+    assert!(hedged("") && hedged("no-inject") && hedged("no-rank") && hedged("fallback"));
+    assert!(!hedged("no-hedge"));
 }
 
 /// Has played for nine of the ten seconds that it had.

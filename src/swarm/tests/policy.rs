@@ -72,20 +72,36 @@ fn lab(words: &str) -> Lab {
 }
 
 #[test]
-fn a_crowd_that_comes_at_once_buys_the_film_about_once() {
-    for words in [
-        "",
-        "no-rank",
-        "no-inject",
-        "no-hedge",
-        "sequential,fallback",
-        "rarest,fallback",
-        "rarest,web-seed",
-        "client-server",
-    ] {
-        let t = std::time::Instant::now();
+fn a_crowd_that_comes_at_once_shares_what_each_fetches() {
+    let policy = crowd(8, 10 * MIB, 0.1, lab(""));
+    assert!(policy.copies() < 3.0, "{policy:.3?}");
+    assert!(policy.stall_s < 0.5 && policy.wasted < 0.02, "{policy:.3?}");
+    // So many times what the policy takes.
+    for (words, least) in [("no-rank", 1.5), ("no-inject", 1.4), ("client-server", 2.7)] {
         let bill = crowd(8, 10 * MIB, 0.1, lab(words));
-        println!("{words}: {:.2} {bill:.2?} {:?}", bill.copies(), t.elapsed());
+        assert!(
+            bill.copies() > least * policy.copies(),
+            "{words}: {bill:.3?} {policy:.3?}"
+        );
     }
-    panic!();
+    let unhedged = crowd(8, 10 * MIB, 0.1, lab("no-hedge"));
+    assert!(unhedged.stall_s > 5.0, "{unhedged:.3?}");
+}
+
+#[test]
+fn plain_rules_cost_more() {
+    for words in ["sequential,fallback", "rarest,fallback", "rarest,web-seed"] {
+        let bill = crowd(8, 5 * MIB, 0.1, lab(words));
+        assert!(bill.copies() > 5.0, "{words}: {bill:.3?}");
+    }
+}
+
+#[test]
+fn who_comes_later_is_served_by_who_came_before() {
+    let staggered = crowd(6, 10 * MIB, 5.0, lab(""));
+    assert!(staggered.copies() < 2.0, "{staggered:.3?}");
+    assert!(
+        staggered.stall_s < 0.5 && staggered.wasted < 0.02,
+        "{staggered:.3?}"
+    );
 }

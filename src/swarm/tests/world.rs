@@ -30,6 +30,8 @@ pub struct World {
     pub truth: Arc<Vec<u8>>,
     pub nodes: Vec<Node>,
     links: Vec<Link>,
+    /// Whose turn it is: no link is always the first to use an uplink.
+    turn: usize,
     /// Of links made from now on, one way.
     pub delay: Duration,
     /// Of nodes made from now on.
@@ -128,6 +130,7 @@ impl World {
             truth: Arc::new(truth),
             nodes: Vec::new(),
             links: Vec::new(),
+            turn: 0,
             delay: Duration::from_millis(10),
             lab: Lab::default(),
         }
@@ -341,7 +344,10 @@ impl World {
     }
 
     fn step(&mut self) {
-        for link in 0..self.links.len() {
+        self.turn = self.turn.wrapping_add(1);
+        let links = self.links.len();
+        for place in 0..links {
+            let link = (place + self.turn) % links;
             for end in 0..2 {
                 self.deliver(link, end);
                 self.send(link, end);
