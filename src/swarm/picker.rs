@@ -389,6 +389,30 @@ mod tests {
     }
 
     #[test]
+    fn the_laboratory_asks_in_order_or_for_the_rarest_whatever_is_due() {
+        let mut case = case();
+        case.read_at(200);
+        let mut most = case.all.clone();
+        most.remove(400);
+        case.rarity.join(&most, false);
+        let mut first = |pick| {
+            case.pick = pick;
+            case.next(0.0)
+        };
+        assert_eq!(first(Pick::Windows), Some(200));
+        assert_eq!(first(Pick::Sequential), Some(200));
+        assert_eq!(first(Pick::Rarest), Some(400));
+        // What is urgent is here.
+        case.have(200..320);
+        let mut first = |pick| {
+            case.pick = pick;
+            case.next(0.0)
+        };
+        assert_eq!(first(Pick::Windows), Some(400));
+        assert_eq!(first(Pick::Sequential), Some(320));
+    }
+
+    #[test]
     fn an_idle_peer_takes_the_rest_of_the_file_and_then_its_beginning() {
         let mut case = case();
         case.read_at(200);
