@@ -48,6 +48,7 @@ impl World {
                 policy,
                 seed: self.rng.random(),
                 limits,
+                lab: Default::default(),
             },
         );
         let store = Store::new(Arc::clone(&self.layout), spec.seeds);
