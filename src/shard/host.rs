@@ -18,6 +18,7 @@ use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::bitrate::Bitrates;
 use crate::shard::disk::Shelf;
+use crate::shard::hurry;
 use crate::shard::opening;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Sink;
@@ -46,8 +47,6 @@ use crate::units::Time;
 
 /// How often it is asked whether verified bytes are to be made durable.
 const SYNC_LOOK: Duration = Duration::from_secs(1);
-/// How long pieces that no player waits for go without their hash while a first byte is waited for.
-const HASH_WAIT_MAX: Duration = Duration::from_millis(10);
 
 pub struct Host {
     pub shard: Weak<Shard>,
@@ -79,7 +78,7 @@ pub struct Host {
     /// Told when the next timeout may be earlier than the one slept for.
     timer: Notify,
     /// Somebody sees to pieces that are hashed later.
-    hashing: Cell<bool>,
+    pub hashing: Cell<bool>,
     armed: Cell<Time>,
     pub announce_wake: Notify,
     pub ended: Cell<bool>,
@@ -319,7 +318,7 @@ impl Host {
         }
     }
 
-    fn handle_piece(self: &Rc<Self>, shard: &Rc<Shard>, piece: PieceIndex, verdict: Verdict) {
+    pub fn handle_piece(self: &Rc<Self>, shard: &Rc<Shard>, piece: PieceIndex, verdict: Verdict) {
         let now = shard.now();
         let good = matches!(verdict, Verdict::Good { .. });
         self.swarm.borrow_mut().handle_piece(now, piece, verdict);
@@ -344,26 +343,8 @@ impl Host {
     /// Sees to it that what is not hashed on arrival is hashed when the hurry is over.
     fn hash_later(self: &Rc<Self>) {
         if !self.hashing.replace(true) {
-            runtime::spawn(self.clone().catch_up());
+            runtime::spawn(hurry::catch_up(self.clone()));
         }
-    }
-
-    async fn catch_up(self: Rc<Self>) {
-        let Some(shard) = self.shard.upgrade() else {
-            return;
-        };
-        shard.hurry.over(HASH_WAIT_MAX).await;
-        while let Some(hashed) = {
-            let wants_digests = |piece| self.swarm.borrow().wants_digests(piece);
-            self.shelf.hash_some(runtime::now(), wants_digests)
-        } {
-            if let Some((piece, verdict)) = hashed {
-                self.handle_piece(&shard, piece, verdict);
-                self.drain(&[]);
-            }
-            runtime::breathe().await;
-        }
-        self.hashing.set(false);
     }
 
     fn fetch(self: &Rc<Self>, fetch: FetchKey, origin: OriginKey, range: ByteRange) {

@@ -1,9 +1,16 @@
 //! Players of a shard that wait for their first byte: what nobody waits for stands back.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+
+use crate::ring::runtime;
+use crate::shard::host::Host;
+
+/// How long pieces that no player waits for go without their hash while a first byte is waited for.
+const HASH_WAIT_MAX: Duration = Duration::from_millis(10);
 
 /// How many wait.
 #[derive(Default)]
@@ -31,7 +38,7 @@ impl Hurry {
         if self.is_on() {
             tokio::select! {
                 () = over => {}
-                () = crate::ring::runtime::sleep(wait) => {}
+                () = runtime::sleep(wait) => {}
             }
         }
     }
@@ -44,6 +51,25 @@ impl Drop for Hurried<'_> {
             self.0.over.notify_waiters();
         }
     }
+}
+
+/// Hashes what was left for later.
+pub async fn catch_up(host: Rc<Host>) {
+    let Some(shard) = host.shard.upgrade() else {
+        return;
+    };
+    shard.hurry.over(HASH_WAIT_MAX).await;
+    while let Some(hashed) = {
+        let wants_digests = |piece| host.swarm.borrow().wants_digests(piece);
+        host.shelf.hash_some(runtime::now(), wants_digests)
+    } {
+        if let Some((piece, verdict)) = hashed {
+            host.handle_piece(&shard, piece, verdict);
+            host.drain(&[]);
+        }
+        runtime::breathe().await;
+    }
+    host.hashing.set(false);
 }
 
 #[cfg(test)]
