@@ -1,7 +1,7 @@
 //! Sends made at once: the ring is for what has to wait.
 //!
-//! `sendfile` would save the kernel's copy, but pages on their way follow their file: punched or
-//! cut short it would change bytes that a player is still to get.
+//! `sendfile` would save the kernel's copy, but pages on their way follow their file: where one was
+//! cut short, bytes that had been sent arrived changed.
 
 use std::io;
 use std::ops::Range;

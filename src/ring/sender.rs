@@ -14,7 +14,6 @@ use crate::ring::mapping::is_fault;
 use crate::ring::ops;
 use crate::ring::ops::Payload;
 use crate::ring::runtime;
-use crate::ring::stream::Closer;
 use crate::ring::stream::Connection;
 use crate::ring::stream::ShutDownUnlessDone;
 use crate::ring::stream::finish;
@@ -48,20 +47,9 @@ impl Sender {
 
     /// Sends it all. `more`: more will follow at once, so that a packet need not end here.
     pub async fn send_all(&mut self, data: impl Into<Bytes>, more: bool) -> io::Result<()> {
-        let stall = self.stall;
-        self.send_with_deadline(data, more, stall).await
-    }
-
-    /// The same with its own stall limit.
-    pub async fn send_with_deadline(
-        &mut self,
-        data: impl Into<Bytes>,
-        more: bool,
-        stall: Duration,
-    ) -> io::Result<()> {
         let data = data.into();
         let range = 0..data.len();
-        self.send(data, range, more, stall).await.0
+        self.send(data, range, more).await.0
     }
 
     /// Sends bytes of a mapped file with no copy in user space, and says how many. Those are fewer
@@ -73,21 +61,8 @@ impl Sender {
         range: Range<usize>,
         more: bool,
     ) -> io::Result<usize> {
-        let stall = self.stall;
-        self.send_mapped_with_deadline(map, range, more, stall)
-            .await
-    }
-
-    /// The same with its own stall limit.
-    pub async fn send_mapped_with_deadline(
-        &mut self,
-        map: Arc<Mapping>,
-        range: Range<usize>,
-        more: bool,
-        stall: Duration,
-    ) -> io::Result<usize> {
         let range = map.checked(range)?;
-        match self.send(map, range, more, stall).await {
+        match self.send(map, range, more).await {
             (Ok(()), sent, _) => Ok(sent),
             (Err(error), sent, _) if is_fault(&error) && sent > 0 => Ok(sent),
             (Err(error), ..) => Err(error),
@@ -115,17 +90,13 @@ impl Sender {
         )?)
     }
 
-    pub fn closer(&self) -> Closer {
-        Closer(Rc::downgrade(&self.connection))
-    }
-
     async fn send<P: Payload>(
         &mut self,
         mut payload: P,
         range: Range<usize>,
         more: bool,
-        stall: Duration,
     ) -> (io::Result<()>, usize, P) {
+        let stall = self.stall;
         let fd = &self.connection.fd;
         let unfinished = ShutDownUnlessDone::new(&self.connection);
         let mut at = range.start;

@@ -414,7 +414,7 @@ impl Dialer {
 }
 
 /// Not of a machine or a network of its own.
-fn is_global(ip: IpAddr) -> bool {
+pub fn is_global(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
         IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),

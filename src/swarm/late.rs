@@ -78,9 +78,9 @@ impl Swarm {
             };
             let picker = picker(now, torrent, &self.readers, self.want_all, &self.setup);
             let urgent = picker.is_urgent(block.piece);
-            let waited_for = self.readers.iter().any(|(_, reader)| {
-                reader.is_waiting() && torrent.layout.piece_of(reader.ready()) == block.piece
-            });
+            let mut readers = self.readers.iter();
+            let waited_for =
+                readers.any(|(_, reader)| reader.waits_for(&torrent.layout, block.piece));
             let last = torrent.requests.is_all_asked();
             let divisor = match waited_for {
                 true => SPARE_DIVISOR_WAITED,

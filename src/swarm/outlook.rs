@@ -41,6 +41,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const PROSPECT_LOOK_S: f64 = 0.1;
 /// Bounds of the wait between two looks at blocks that are due and expected.
 const LOOK_AGAIN_S: (f64, f64) = (0.05, 0.5);
+
 /// One reader, seen from one origin.
 pub struct Outlook<'a> {
     pub scene: &'a Scene<'a>,

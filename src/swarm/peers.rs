@@ -1,7 +1,7 @@
 //! The connections of one swarm, and what each was asked for.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use slab::Slab;
@@ -9,6 +9,7 @@ use slab::Slab;
 use crate::peer::pace::Pace;
 use crate::peer::session::Session;
 use crate::swarm::PeerKey;
+use crate::swarm::dialer::is_global;
 use crate::swarm::front::Front;
 use crate::swarm::rendezvous::Lot;
 use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
@@ -240,7 +241,7 @@ impl Peer {
 
     /// Who has the least is asked first: its queue time, taken for less if it is near.
     pub fn rank(&self) -> Duration {
-        let near = is_local(self.addr.ip()) || self.pace.srtt() < NEAR_RTT;
+        let near = !is_global(self.addr.ip()) || self.pace.srtt() < NEAR_RTT;
         match near {
             true => self.eta() / NEAR_DIVISOR,
             false => self.eta(),
@@ -348,13 +349,6 @@ impl Peer {
     fn take(&mut self, block: Block) -> Option<Asked> {
         let place = self.queue.iter().position(|asked| asked.block == block)?;
         self.queue.remove(place)
-    }
-}
-
-fn is_local(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
     }
 }
 

@@ -54,10 +54,8 @@ impl Swarm {
             return false;
         };
         let piece = torrent.layout.piece_of(at);
-        let next = |reader: &Reader| torrent.layout.piece_of(reader.ready());
-        self.readers
-            .iter()
-            .any(|(_, reader)| reader.is_unserved() && reader.is_waiting() && next(reader) == piece)
+        let mut readers = self.readers.iter();
+        readers.any(|(_, reader)| reader.is_unserved() && reader.waits_for(&torrent.layout, piece))
     }
 
     /// Nothing can come for this reader as things stand, though it lacks bytes: no origin that has

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::units::{BLOCK_LEN, ByteRange, Time};
+use crate::torrent::layout::Layout;
+use crate::units::{BLOCK_LEN, ByteRange, PieceIndex, Time};
 
 /// Before its first byte a player is promised it after this long.
 pub const TARGET: Duration = Duration::from_millis(1200);
@@ -143,6 +144,11 @@ impl Reader {
 
     pub fn is_waiting(&self) -> bool {
         self.pos == self.ready && self.ready < self.range.end
+    }
+
+    /// For what lacks of this piece.
+    pub fn waits_for(&self, layout: &Layout, piece: PieceIndex) -> bool {
+        self.is_waiting() && layout.piece_of(self.ready) == piece
     }
 
     /// Wants something still.

@@ -5,8 +5,7 @@
 //! that will need it by a rendezvous hash. The first fetches it far ahead; each next one only when
 //! the copies that relaying should have made by then have not come.
 
-use sha1::{Digest, Sha1};
-
+use crate::torrent::hasher::Hasher;
 use crate::units::{InfoHash, PeerId, PieceIndex};
 
 /// The first in order fetches what is due within this many seconds: later leaves too little time
@@ -35,11 +34,10 @@ pub struct Turn {
 
 impl Lot {
     pub fn new(info_hash: InfoHash, peer: PeerId) -> Self {
-        let hash: [u8; 20] = Sha1::new()
-            .chain_update(info_hash.0)
-            .chain_update(peer.0)
-            .finalize()
-            .into();
+        let mut hasher = Hasher::new();
+        hasher.update(&info_hash.0);
+        hasher.update(&peer.0);
+        let hash = hasher.finish();
         Self(u64::from_be_bytes(*hash.first_chunk().expect("of twenty")))
     }
 
@@ -88,6 +86,8 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
+    use sha1::{Digest, Sha1};
+
     use super::*;
 
     fn lots(count: u8) -> Vec<Lot> {

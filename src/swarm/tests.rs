@@ -254,8 +254,12 @@ fn a_seek_takes_back_what_is_queued() {
     world.hang_up(viewer, head);
     let target = ByteRange::new(50 * MIB, 64 * MIB);
     let seek = world.play(viewer, target, None);
-    let stats = world.nodes[viewer].swarm.stats();
+    let swarm = &world.nodes[viewer].swarm;
+    let stats = swarm.stats();
     assert!(stats.cancelled > 10, "{stats:?}");
+    // Its first piece goes before all else, until the player has its first byte.
+    let awaited = [49 * MIB, 50 * MIB, 51 * MIB - 1, 51 * MIB].map(|at| swarm.is_awaited(at));
+    assert_eq!(awaited, [false, true, true, false]);
     let start = world.now;
     world.run_until(secs(5), |world| {
         world.nodes[viewer].players[seek].first_byte.is_some()
@@ -263,6 +267,10 @@ fn a_seek_takes_back_what_is_queued() {
     // One round trip of 20 ms, what was on the wire, and the piece itself: 10 ms.
     let took = world.now.since(start);
     assert!(took < Duration::from_millis(60), "{took:?}");
+    world.run_for(Duration::from_millis(100));
+    let swarm = &world.nodes[viewer].swarm;
+    let next = swarm.readable(world.nodes[viewer].players[seek].reader).end;
+    assert!(next > 50 * MIB && !swarm.is_awaited(next), "{next}");
 }
 
 #[test]

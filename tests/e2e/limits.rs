@@ -33,7 +33,12 @@ fn shelf(bed: &Bed, nginx: &Nginx, count: usize, len: usize) -> Vec<Film> {
     let films: Vec<_> = (0..count)
         .map(|n| Film::random(bed, &format!("film{n}.bin"), len, PIECE_LEN))
         .collect();
-    for film in &films {
+    publish(nginx, &films);
+    films
+}
+
+fn publish(nginx: &Nginx, films: &[Film]) {
+    for film in films {
         film.publish(nginx.root(), "");
         let torrent = film.torrent("", &nginx.url(&film.name));
         fs::write(
@@ -42,7 +47,6 @@ fn shelf(bed: &Bed, nginx: &Nginx, count: usize, len: usize) -> Vec<Film> {
         )
         .unwrap();
     }
-    films
 }
 
 fn by_torrent(nginx: &Nginx, film: &Film) -> String {
@@ -180,15 +184,7 @@ fn clips(bed: &Bed, nginx: &Nginx, count: usize, len: usize) -> Vec<Film> {
             Film::new(bed, &format!("clip{n}.mp4"), data, PIECE_LEN)
         })
         .collect();
-    for film in &films {
-        film.publish(nginx.root(), "");
-        let torrent = film.torrent("", &nginx.url(&film.name));
-        fs::write(
-            nginx.root().join(format!("{}.web.torrent", film.name)),
-            torrent,
-        )
-        .unwrap();
-    }
+    publish(nginx, &films);
     films
 }
 
