@@ -33,6 +33,9 @@ pub struct Reader {
     clock: Option<Clock>,
     /// Since when the player's socket takes nothing.
     frozen: Option<Time>,
+    /// How far it was ahead of the film after it last took something, and when it was first full, s.
+    ahead_s: f64,
+    full_s: Option<f64>,
     /// Since when the player takes everything and there is nothing.
     starved: Option<Time>,
     known_rate: Option<f64>,
@@ -76,6 +79,8 @@ impl Reader {
             opened: now,
             clock: None,
             frozen: None,
+            ahead_s: 0.0,
+            full_s: None,
             starved: None,
             known_rate: rate,
             read_rate: RATE_GUESS_MAX,
@@ -180,6 +185,7 @@ impl Reader {
 
     pub fn set_rate(&mut self, now: Time, bytes_per_s: f64) {
         self.anchor(now);
+        self.full_s = None;
         self.known_rate = Some(bytes_per_s.max(RATE_MIN / 8.0));
     }
 
@@ -241,6 +247,7 @@ impl Reader {
             });
             self.sample.since = now;
         }
+        self.hold_back(now);
         self.measure(now, bytes);
         if self.is_waiting() {
             self.handle_starved(now);
@@ -258,6 +265,7 @@ impl Reader {
     pub fn handle_blocked(&mut self, now: Time) {
         self.settle_stall(now);
         self.frozen.get_or_insert(now);
+        self.full_s.get_or_insert(self.ahead_s);
     }
 
     pub fn stalls(&self) -> u32 {
@@ -307,6 +315,17 @@ impl Reader {
         if let (Some(since), Some(clock)) = (self.frozen.take(), &mut self.clock) {
             clock.t0 = clock.t0 + now.since(since);
         }
+    }
+
+    /// A player that was full once holds no more than it did then: what it takes after a while is
+    /// what it has shown meanwhile, or a film that plays would seem paused for the most of it.
+    fn hold_back(&mut self, now: Time) {
+        let ahead_s = self.slack_s(now, self.pos);
+        let excess_s = ahead_s - self.full_s.unwrap_or(f64::INFINITY);
+        if let Some(clock) = self.clock.as_mut().filter(|_| excess_s > 0.0) {
+            clock.t0 = clock.t0.before(Duration::from_secs_f64(excess_s));
+        }
+        self.ahead_s = ahead_s.min(self.full_s.unwrap_or(ahead_s));
     }
 
     fn measure(&mut self, now: Time, bytes: u64) {
@@ -448,6 +467,27 @@ mod tests {
         assert!(reader.rate() > 250_000.0);
         reader.set_rate(Time::from_secs(80), 250_000.0);
         assert!(close(reader.rate(), 250_000.0));
+    }
+
+    #[test]
+    fn a_full_player_that_takes_the_film_as_it_plays_is_not_paused() {
+        let mut reader = playing(500_000.0);
+        let second = |tenths: u64| Time::from_millis(tenths * 100);
+        reader.set_ready(second(20), 100_000_000);
+        reader.handle_sent(second(20), 5_000_000);
+        let lead = reader.slack_s(second(20), reader.pos());
+        // A second's worth is taken each second, and blocks for most of it.
+        for now in (20..320).step_by(10) {
+            reader.handle_blocked(second(now + 3));
+            for _ in 0..5 {
+                reader.handle_sent(second(now + 10), 100_000);
+            }
+        }
+        assert!(close(reader.slack_s(second(320), reader.pos()), lead));
+        // A pause is one: what is taken at its end was shown, the rest of the time nothing.
+        reader.handle_blocked(second(320));
+        reader.handle_sent(second(920), 500_000);
+        assert!(close(reader.slack_s(second(920), reader.pos()), lead));
     }
 
     #[test]
