@@ -31,8 +31,11 @@ use crate::stub::reply;
 use crate::stub::reply::Failure;
 use crate::units::ByteRange;
 
-/// Bytes asked of the origin at a time (DESIGN §3: at most 1 MiB).
-const GRANULE: u64 = 512 * 1024;
+/// Bytes asked of the origin at first: what many viewers ask for at once, before they know of each
+/// other, is a start's whole cost.
+const GRANULE_FIRST: u64 = 128 * 1024;
+/// And later, at a time (DESIGN §3: at most 1 MiB).
+const GRANULE_MAX: u64 = 512 * 1024;
 /// All that there is, as one stream.
 const WHOLE: ByteRange = ByteRange {
     start: 0,
@@ -111,7 +114,7 @@ pub async fn go_on(
     let Some(origin) = film.origin.clone() else {
         return false;
     };
-    let end = rest.end.min(rest.start + GRANULE);
+    let end = rest.end.min(rest.start + GRANULE_MAX);
     let first = Fetch::start(&origin, ByteRange::new(rest.start, end), true);
     Pass::new(&origin, first, rest)
         .run(player, shard, film, None)
@@ -185,9 +188,9 @@ fn first_range(head: &RequestHead) -> ByteRange {
     // first answer's length decides.
     match range::resolve(head.headers.get("range"), LENGTH_UNKNOWN) {
         Asked::Part(part) if part.start < LENGTH_UNKNOWN / 2 => {
-            ByteRange::new(part.start, part.end.min(part.start + GRANULE))
+            ByteRange::new(part.start, part.end.min(part.start + GRANULE_FIRST))
         }
-        _ => ByteRange::new(0, GRANULE),
+        _ => ByteRange::new(0, GRANULE_FIRST),
     }
 }
 
@@ -284,7 +287,8 @@ struct Pass {
     ahead: Option<Fetch>,
     /// Next byte of the file for the player, and the end of the reply.
     left: ByteRange,
-    /// Where the next fetch begins.
+    /// Where the first fetch began, and where the next one begins.
+    began: u64,
     next: u64,
     /// Bytes of the fetch under way that lie before what the player wants.
     skip: u64,
@@ -302,6 +306,7 @@ impl Pass {
             origin: origin.clone(),
             fetch: fits.then_some(first),
             ahead: None,
+            began: body.start,
             left: body,
             next,
             skip: if fits { skip } else { 0 },
@@ -398,7 +403,10 @@ impl Pass {
             self.next = u64::MAX;
             return Fetch::start(&self.origin, WHOLE, true);
         }
-        let end = self.left.end.min(self.next.saturating_add(GRANULE));
+        // As much as there was before: the ranges double.
+        let size = self.next.saturating_sub(self.began);
+        let size = size.clamp(GRANULE_FIRST, GRANULE_MAX);
+        let end = self.left.end.min(self.next.saturating_add(size));
         let fetch = Fetch::start(&self.origin, ByteRange::new(self.next, end), true);
         self.next = end;
         fetch
