@@ -131,12 +131,24 @@ impl Session {
 
     /// Control messages go before blocks.
     pub fn poll_send(&mut self) -> Option<Send> {
-        let control = self.outbox.take().map(Send::Bytes);
-        let send = control.or_else(|| self.uploads.pop().map(Send::Block));
-        if send.is_some() {
-            self.pulse.handle_said();
-        }
-        send
+        self.poll_control().or_else(|| self.poll_block())
+    }
+
+    pub fn poll_control(&mut self) -> Option<Send> {
+        let bytes = self.outbox.take()?;
+        self.pulse.handle_said();
+        Some(Send::Bytes(bytes))
+    }
+
+    pub fn poll_block(&mut self) -> Option<Send> {
+        let span = self.uploads.pop()?;
+        self.pulse.handle_said();
+        Some(Send::Block(span))
+    }
+
+    /// The block that [`Session::poll_block`] gives.
+    pub fn next_upload(&self) -> Option<BlockSpan> {
+        self.uploads.next()
     }
 
     pub fn next_timeout(&self) -> Time {

@@ -26,6 +26,8 @@ pub type Fd = Rc<OwnedFd>;
 
 /// The other side will send no more, or the connection is gone.
 pub const HANGUP: u32 = libc::POLLRDHUP as u32;
+/// There is room for bytes.
+pub const WRITABLE: u32 = libc::POLLOUT as u32;
 /// There are bytes, or [`HANGUP`].
 pub const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 
@@ -80,7 +82,7 @@ pub fn send<P: Payload>(fd: &Fd, payload: P, range: Range<usize>, more: bool) ->
     unsafe { submit(Some(fd), payload, sqe) }
 }
 
-/// Waits for one of `events`, [`HANGUP`] or [`READABLE`]; errors and the end always count.
+/// Waits for one of `events`, [`HANGUP`], [`READABLE`] or [`WRITABLE`]; errors and the end always count.
 pub fn poll(fd: &Fd, events: u32) -> Op<()> {
     let sqe = opcode::PollAdd::new(raw(fd), events).build();
     // SAFETY: names no memory.

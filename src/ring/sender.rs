@@ -40,6 +40,12 @@ impl Sender {
         }
     }
 
+    /// So much may wait in the kernel before its turn on the wire: what is sent next can still be
+    /// chosen.
+    pub fn limit_unsent(&self, bytes: u32) -> io::Result<()> {
+        socket2::SockRef::from(&*self.connection.fd).set_tcp_notsent_lowat(bytes)
+    }
+
     /// How long the other side may take nothing; five minutes if not set.
     pub const fn set_stall(&mut self, stall: Duration) {
         self.stall = stall;
@@ -88,6 +94,26 @@ impl Sender {
             &self.connection.fd,
             rustix::net::Shutdown::Write,
         )?)
+    }
+
+    /// Until what was sent is on its way, but for half of what [`Sender::limit_unsent`] lets wait.
+    pub async fn drained(&mut self) -> io::Result<()> {
+        let fd = &self.connection.fd;
+        let unfinished = ShutDownUnlessDone::new(&self.connection);
+        let until = runtime::now() + self.stall;
+        let result = loop {
+            if ops::ready_now(fd, ops::WRITABLE) {
+                break Ok(());
+            }
+            let (result, ()) = finish(fd, ops::poll(fd, ops::WRITABLE), until).await;
+            match result {
+                Ok(_) => break Ok(()),
+                Err(error) if self.goes_on(&error, until) => {}
+                Err(error) => break Err(error_of(error)),
+            }
+        };
+        unfinished.done();
+        result
     }
 
     async fn send<P: Payload>(

@@ -36,6 +36,8 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 const STRANGERS_MAX: usize = 256;
 /// A peer that takes nothing for this long is gone.
 const SEND_STALL: Duration = Duration::from_secs(120);
+/// What waits in a peer's socket: beyond two blocks another peer may be more urgent.
+const UNSENT_MAX: u32 = 32 << 10;
 
 /// The driver's side of a peer.
 pub struct PeerConn {
@@ -246,6 +248,9 @@ fn feed(host: &Rc<Host>, peer: PeerKey, conn: &PeerConn, buffer: &mut Buffer) {
 
 async fn write(host: Rc<Host>, peer: PeerKey, conn: Rc<PeerConn>, mut sender: Sender) {
     sender.set_stall(SEND_STALL);
+    if let Err(error) = sender.limit_unsent(UNSENT_MAX) {
+        tracing::debug!(%error, "a socket keeps its whole queue");
+    }
     while !conn.closed.get() {
         let next = host.swarm.borrow_mut().poll_send(peer);
         let sent = match next {
@@ -295,6 +300,10 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
         if !sent {
             return false;
         }
+    }
+    // Another peer's turn comes when this one's blocks are on the wire, not when they wait for it.
+    if sender.drained().await.is_err() {
+        return false;
     }
     if let Some(shard) = host.shard.upgrade() {
         host.swarm

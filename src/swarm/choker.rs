@@ -2,6 +2,8 @@
 //!
 //! Of four slots two go to the peers nearest behind us in the film, one to who gives us most, one
 //! to a newcomer. A seed has nobody before it: it helps those nearest to a stall, then all in turn.
+//! Who has a slot and nothing to ask for does not fill it: others get one beside it until the next
+//! choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +15,12 @@ use crate::units::Time;
 
 /// Upload slots unless configured otherwise.
 pub const SLOTS: usize = 4;
+/// Peers that have a slot at most, for each that is in use.
+const UNCHOKED_A_SLOT: usize = 4;
+/// Whether slots are idle is looked at so often while somebody waits for one.
+const LOOK: Duration = Duration::from_millis(250);
+/// Pieces that come together are seen together.
+const NEWS: Duration = Duration::from_millis(50);
 /// Between two choices.
 pub const RECHOKE: Duration = Duration::from_secs(10);
 /// How long a peer keeps the slot that is given in turn.
@@ -28,6 +36,10 @@ pub struct Candidate<K> {
     pub key: K,
     /// In us.
     pub interested: bool,
+    /// We have something that it lacks.
+    pub lacks: bool,
+    /// It has a slot and asks for nothing.
+    pub idle: bool,
     /// The first piece it lacks: where it is in the film.
     pub first_missing: u32,
     pub have_count: u32,
@@ -47,6 +59,8 @@ pub struct Choker<K> {
     rng: StdRng,
     rechoke: Time,
     rotate: Time,
+    /// When to see whether slots are idle.
+    look: Time,
 }
 
 /// What was noticed of a candidate.
@@ -71,6 +85,7 @@ impl<K: Copy + Ord> Choker<K> {
             rng: StdRng::seed_from_u64(seed),
             rechoke: now + RECHOKE,
             rotate: now,
+            look: Time::NEVER,
         }
     }
 
@@ -80,7 +95,12 @@ impl<K: Copy + Ord> Choker<K> {
     }
 
     pub fn next_timeout(&self) -> Time {
-        self.rechoke
+        self.rechoke.min(self.look)
+    }
+
+    /// It is time to choose anew.
+    pub fn is_due(&self, now: Time) -> bool {
+        now >= self.rechoke
     }
 
     /// Chooses anew when it is time to.
@@ -113,19 +133,37 @@ impl<K: Copy + Ord> Choker<K> {
         self.take_turns(turns, &wanting);
         self.fill(&wanting, &in_order);
         self.note_slots(now, &before);
+        self.look_again(now, &wanting);
     }
 
-    /// A peer became interested, or a slot free: free slots are given away at once, and nobody
-    /// loses one.
+    /// A peer became interested, or a slot free or idle: free slots are given away at once, and
+    /// nobody loses one.
     pub fn handle_interested(&mut self, now: Time, ours: Option<u32>, candidates: &[Candidate<K>]) {
         self.notice(now, candidates);
         let before = self.unchoked.clone();
         let wanting = self.wanting(now, candidates, &before);
-        self.unchoked
-            .retain(|key| wanting.iter().any(|one| one.candidate.key == *key));
+        self.unchoked.retain(|key| {
+            candidates
+                .iter()
+                .any(|one| one.key == *key && one.interested)
+        });
         let in_order = self.in_film_order(ours, &wanting);
         self.fill(&wanting, &in_order);
         self.note_slots(now, &before);
+        self.look_again(now, &wanting);
+    }
+
+    /// While somebody who could use a slot has none.
+    fn look_again(&mut self, now: Time, wanting: &[Wanting<'_, K>]) {
+        let mut wanting = wanting.iter();
+        let waits = self.unchoked.len() < self.most()
+            && wanting.any(|one| !self.unchoked.contains(&one.candidate.key));
+        self.look = if waits { now + LOOK } else { Time::NEVER };
+    }
+
+    /// We have something new: who has a slot may have a use for it again, and who has none.
+    pub fn handle_news(&mut self, now: Time) {
+        self.look = self.look.min(now + NEWS);
     }
 
     pub fn handle_closed(&mut self, key: K) {
@@ -158,7 +196,7 @@ impl<K: Copy + Ord> Choker<K> {
         candidates: &'a [Candidate<K>],
         unchoked: &BTreeSet<K>,
     ) -> Vec<Wanting<'a, K>> {
-        let wanting = candidates.iter().filter(|one| one.interested);
+        let wanting = candidates.iter().filter(|one| one.interested && one.lacks);
         wanting
             .map(|candidate| {
                 let seen = self.seen[&candidate.key];
@@ -225,6 +263,11 @@ impl<K: Copy + Ord> Choker<K> {
 
     /// Slots still free go to anybody who wants one.
     fn fill(&mut self, wanting: &[Wanting<'_, K>], in_order: &[K]) {
+        let uses = |key: &K| {
+            let mut wanting = wanting.iter();
+            wanting.any(|one| one.candidate.key == *key && !one.candidate.idle)
+        };
+        let mut in_use = self.unchoked.iter().filter(|key| uses(key)).count();
         let mut rest: Vec<_> = wanting.iter().collect();
         rest.sort_by_key(|one| (one.unused, one.candidate.first_missing, one.candidate.key));
         let rest = rest.into_iter().map(|one| one.candidate.key);
@@ -234,11 +277,15 @@ impl<K: Copy + Ord> Choker<K> {
             .chain(giving_most(wanting))
             .chain(rest)
         {
-            if self.unchoked.len() >= self.slots {
+            if in_use >= self.slots || self.unchoked.len() >= self.most() {
                 return;
             }
-            self.unchoked.insert(key);
+            in_use += usize::from(self.unchoked.insert(key) && uses(&key));
         }
+    }
+
+    fn most(&self) -> usize {
+        self.slots * UNCHOKED_A_SLOT
     }
 
     fn note_slots(&mut self, now: Time, before: &BTreeSet<K>) {

@@ -12,6 +12,8 @@ use crate::units::Time;
 
 /// Addresses that are due but in use are looked at again after this long.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
+/// Who has a slot and asks for nothing for so long does not use it.
+const IDLE: Duration = Duration::from_millis(200);
 
 /// Addresses, choking, and what is shown.
 impl Swarm {
@@ -29,6 +31,14 @@ impl Swarm {
             let Some(addr) = self.dialer.poll_dial(now) else {
                 break;
             };
+            if self
+                .peers
+                .iter()
+                .any(|(_, peer)| peer.listens == Some(addr))
+            {
+                self.dialer.handle_reached(now, addr);
+                continue;
+            }
             let peer = self.peers.add(addr, None);
             self.outputs.push_back(Output::Dial { peer, addr });
         }
@@ -72,6 +82,7 @@ impl Swarm {
         let count = torrent.layout.piece_count();
         let span = choker::RECHOKE.as_secs_f64();
         let mut candidates = Vec::new();
+        let have = &self.have;
         for (key, peer) in self.peers.iter_mut() {
             let Some(session) = peer.session.as_ref().filter(|session| session.ready()) else {
                 continue;
@@ -85,6 +96,10 @@ impl Swarm {
             candidates.push(Candidate {
                 key,
                 interested: session.interested_in_us(),
+                lacks: have.difference(pieces).next().is_some(),
+                idle: !session.choked()
+                    && session.next_upload().is_none()
+                    && now.since(peer.took_at) >= IDLE,
                 first_missing,
                 have_count: u32::try_from(pieces.count_ones(..)).expect("at most the pieces"),
                 rate_to_us: float(down) / span,
@@ -111,6 +126,8 @@ impl Swarm {
                 && session.choked() != choke
             {
                 session.choke(choke);
+                self.turn = true;
+                peer.took_at = now;
                 wake(&mut self.outputs, candidate.key, &mut peer.woken);
             }
         }

@@ -20,6 +20,8 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(30 * 60);
 /// Failures after which an address is the first to make room for another.
 const FAILS_MAX: u32 = 3;
+/// Who called us is called itself after so long at the earliest.
+const REACHED: Duration = Duration::from_secs(60);
 /// When an address is looked at again whose IP is connected by another.
 const SAME_IP: Duration = Duration::from_secs(60);
 /// A connection that lasted less counts as a failure.
@@ -203,6 +205,13 @@ impl Dialer {
         }
         self.dials.push_back(now);
         Some(addr)
+    }
+
+    /// It was not dialled after all: the peer there has called us.
+    pub fn handle_reached(&mut self, now: Time, addr: SocketAddr) {
+        self.free_ip(addr);
+        self.leave(addr);
+        self.change(addr, |known| known.state = State::Later(now + REACHED));
     }
 
     /// The connection stands.

@@ -52,6 +52,14 @@ impl Front {
         self.at = first_missing(pieces, self.at);
     }
 
+    /// It asks for `piece` and took back what it had asked for before: a seek.
+    pub fn handle_seek(&mut self, piece: PieceIndex, pieces: &FixedBitSet, band: u32) {
+        if !(self.at..self.at.saturating_add(band)).contains(&piece.0) {
+            self.at = first_missing(pieces, piece.0);
+            self.elsewhere = (0, 0);
+        }
+    }
+
     /// As many pieces as the torrent has: it lacks nothing further on.
     pub fn at(&self) -> u32 {
         self.at
@@ -122,6 +130,23 @@ mod tests {
             [100, 101, 102].map(|piece| peer.have(piece)),
             [603, 603, 103]
         );
+    }
+
+    #[test]
+    fn what_is_asked_for_after_a_cancel_is_a_seek_if_it_lies_elsewhere() {
+        let mut peer = watched();
+        for piece in 0..10 {
+            peer.have(piece);
+        }
+        let seek = |peer: &mut Watched, piece| {
+            peer.front
+                .handle_seek(PieceIndex(piece), &peer.pieces, BAND);
+            peer.front.at()
+        };
+        assert_eq!(seek(&mut peer, 10 + BAND - 1), 10);
+        assert_eq!(seek(&mut peer, 10 + BAND), 10 + BAND);
+        // Back to where it has been: what it lacks comes after.
+        assert_eq!(seek(&mut peer, 4), 10);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod reader;
 pub mod rendezvous;
 pub mod requests;
 pub mod runs;
+pub mod serving;
 pub mod stats;
 pub mod supply;
 pub mod suspects;
@@ -28,6 +29,7 @@ mod crowd;
 mod deal;
 mod late;
 mod play;
+mod uploads;
 mod verdict;
 mod wire;
 
@@ -50,6 +52,7 @@ use crate::swarm::rarity::Rarity;
 use crate::swarm::reader::{Legacy, Reader};
 use crate::swarm::rendezvous::Lot;
 use crate::swarm::requests::Requests;
+use crate::swarm::serving::Serving;
 use crate::swarm::stats::Stats;
 use crate::swarm::supply::Supply;
 use crate::swarm::suspects::Suspects;
@@ -198,6 +201,7 @@ pub struct Swarm {
     metadata: Metadata,
     dialer: Dialer,
     choker: Choker<PeerKey>,
+    serving: Serving,
     peers: Peers,
     readers: Slab<Reader>,
     legacy: Option<Legacy>,
@@ -218,6 +222,8 @@ pub struct Swarm {
     delivered: Option<Time>,
     /// Blocks became missing, or room for pieces: other peers may have work.
     deal: bool,
+    /// Uploads may have other turns.
+    turn: bool,
     /// The origin may have work.
     replan: bool,
     more_peers_at: Time,
@@ -247,6 +253,7 @@ impl Swarm {
         };
         Self {
             dialer: Dialer::new(now, limits),
+            serving: Serving::new(now),
             choker: Choker::new(now, setup.limits.upload_slots, setup.seed),
             supply: Supply::new(setup.policy, setup.lab),
             lot: Lot::new(setup.info_hash, setup.peer_id),
@@ -269,6 +276,7 @@ impl Swarm {
             alone_since: None,
             delivered: None,
             deal: false,
+            turn: false,
             replan: false,
             more_peers_at: now,
             stats: Stats::default(),
@@ -387,6 +395,7 @@ impl Swarm {
         let mut next = self
             .dial_at()
             .min(self.choker.next_timeout())
+            .min(self.serving.next_timeout())
             .min(self.plan_at)
             .min(self.supply.next_late())
             .min(self.losses.next_timeout());
@@ -409,10 +418,14 @@ impl Swarm {
         for fetch in self.supply.late(now) {
             self.disown(&fetch);
         }
-        if now >= self.choker.next_timeout() {
+        if self.choker.is_due(now) {
             self.choose_uploads(now, false);
             self.hurry_metadata();
         }
+        if now >= self.choker.next_timeout() {
+            self.choose_uploads(now, true);
+        }
+        self.turn |= self.serving.handle_timeout(now);
         self.retry_lost(now);
         self.replan |= now >= self.plan_at;
         self.settle(now);
@@ -428,6 +441,9 @@ impl Swarm {
         }
         if std::mem::take(&mut self.replan) {
             self.plan(now);
+        }
+        if std::mem::take(&mut self.turn) {
+            self.take_turns(now);
         }
         self.dial(now);
     }

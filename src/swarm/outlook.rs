@@ -6,18 +6,23 @@ use crate::swarm::OriginKey;
 use crate::swarm::blocks::{Look, blocks};
 use crate::swarm::reader::{PROMOTED_AFTER, Reader, TARGET};
 use crate::swarm::rendezvous::{AHEAD_S, Turn, competes};
-use crate::swarm::supply::{Mate, Origin, Plan, Scene};
+use crate::swarm::supply::{Origin, Plan, Scene};
 use crate::units::lab::{Buy, FALLBACK_S, Lab};
 use crate::units::{Block, ByteRange, Cause, OriginPolicy, PieceIndex, Time};
 
-/// Of a cold window so much film is bought at once, s, within these bounds of bytes.
+/// So much film is a start, s.
 const START_S: f64 = 2.0;
+/// Of a cold window so much is bought at once, s, within these bounds of bytes: peers that are just
+/// being met may bring the rest.
+const FIRST_S: f64 = 0.5;
 const START_BYTES_MIN: u64 = 64 << 10;
 const START_BYTES_MAX: u64 = 1 << 20;
 /// The same of a film whose rate is a guess.
-const START_BYTES_GUESSED: u64 = 256 << 10;
+const START_BYTES_GUESSED: u64 = 128 << 10;
 /// One hedge: what abandoning it costs at most.
 pub const HEDGE_BYTES_MAX: u64 = 256 << 10;
+/// And what an origin brings in this time, s, if that is more than a piece.
+const GRANULE_S: f64 = 0.1;
 /// One purchase of what no peer has.
 const UNSEEN_BYTES_MAX: u64 = 1 << 20;
 /// With no peer at all purchases grow to this.
@@ -26,7 +31,9 @@ const LONE_BYTES_MAX: u64 = 4 << 20;
 const LONE_LEAD_S: f64 = 20.0;
 const LONE_LEAD_BYTES: u64 = 4 << 20;
 /// The same while peers are being called that may yet take over: ahead of the film, however
-/// greedily it is read.
+/// greedily it is read; little at first, and as much within a second or two.
+const PROSPECT_FIRST_S: f64 = 0.5;
+const PROSPECT_FIRST_BYTES: u64 = 128 << 10;
 const PROSPECT_LEAD_S: f64 = 2.0;
 const PROSPECT_LEAD_BYTES: u64 = 512 << 10;
 /// Everything so far ahead is bought at once under `OriginPolicy::Eager`, s.
@@ -64,13 +71,15 @@ impl Outlook<'_> {
         let now = self.scene.now;
         let reader = self.reader;
         let rate = reader.rate();
+        let waited_s = now.since(reader.opened()).as_secs_f64();
         let lead = if !self.scene.prospects {
             LONE_LEAD_BYTES.max(bytes(rate * LONE_LEAD_S)) + reader.pos()
         } else if reader.knows_rate() {
-            let due = reader.reach(now, PROSPECT_LEAD_S);
+            let due = reader.reach(now, (PROSPECT_FIRST_S + waited_s).min(PROSPECT_LEAD_S));
             due.max(reader.range().start + START_BYTES_MIN)
         } else {
-            reader.reach(now, 0.0) + PROSPECT_LEAD_BYTES
+            let lead = PROSPECT_FIRST_BYTES + bytes(waited_s * float(PROSPECT_LEAD_BYTES));
+            reader.reach(now, 0.0) + lead.min(PROSPECT_LEAD_BYTES)
         };
         let layout = self.scene.layout;
         let from = self.first_byte();
@@ -153,7 +162,7 @@ impl Outlook<'_> {
                 let size = match (self.reader.is_starting(), unseen) {
                     (true, _) => self.start_size(),
                     (false, true) => UNSEEN_BYTES_MAX,
-                    (false, false) => HEDGE_BYTES_MAX,
+                    (false, false) => self.granule(),
                 };
                 let elsewhere = |block: Block| {
                     block.piece != piece
@@ -223,8 +232,16 @@ impl Outlook<'_> {
             let other = block.piece != first.piece;
             !other || self.is_drawn_for(block.piece) && self.over_s(block.piece) <= 0.0
         };
-        let plan = self.run(key, first, HEDGE_BYTES_MAX, cause, due);
+        let plan = self.run(key, first, self.granule(), cause, due);
         Ok(Due { over_s, plan })
+    }
+
+    /// One purchase beside peers: a piece, or what a fast origin brings at once. A crowd's origin
+    /// is slow to each, and the second half of a long range comes too late.
+    fn granule(&self) -> u64 {
+        let piece = u64::from(self.scene.layout.nominal_piece_len());
+        let soon = bytes(self.origin.rate * GRANULE_S);
+        soon.clamp(piece.min(HEDGE_BYTES_MAX), HEDGE_BYTES_MAX)
     }
 
     /// Whether viewers inject at all, and this one now.
@@ -401,7 +418,7 @@ impl Outlook<'_> {
     }
 
     fn start_size(&self) -> u64 {
-        let film = bytes(self.reader.rate() * START_S);
+        let film = bytes(self.reader.rate() * FIRST_S);
         let most = match self.reader.knows_rate() {
             true => START_BYTES_MAX,
             false => START_BYTES_GUESSED,
@@ -411,11 +428,11 @@ impl Outlook<'_> {
 
     /// `then`: why, once the first seconds are there.
     fn cause(&self, then: Cause) -> Cause {
-        let start = self.reader.range().start + self.start_size();
-        if self.reader.ready() < start {
-            Cause::Start
-        } else {
-            then
+        let film = bytes(self.reader.rate() * START_S);
+        let start = film.clamp(START_BYTES_MIN, START_BYTES_MAX);
+        match self.reader.ready() < self.reader.range().start + start {
+            true => Cause::Start,
+            false => then,
         }
     }
 
@@ -447,13 +464,11 @@ struct Expectation<'a> {
 }
 
 impl<'a> Expectation<'a> {
-    /// A young peer that is not late is taken to carry the film.
+    /// With a young one that is not late, peers are taken to carry the film together.
     fn new(scene: &'a Scene<'a>, film: f64) -> Self {
         let usable = || scene.mates.iter().filter(|mate| mate.usable);
-        let rate = |mate: &Mate<'_>| match mate.young {
-            true => mate.rate.max(film),
-            false => mate.rate,
-        };
+        let rate: f64 = usable().map(|mate| mate.rate).sum();
+        let young = usable().any(|mate| mate.young);
         let keys = scene.mates.iter().map(|mate| mate.key.0 + 1);
         let mut finish_s = vec![f64::INFINITY; keys.max().unwrap_or(0)];
         for mate in scene.mates {
@@ -463,7 +478,7 @@ impl<'a> Expectation<'a> {
             scene,
             finish_s,
             ahead: usable().map(|mate| mate.outstanding).sum(),
-            rate: usable().map(rate).sum(),
+            rate: if young { rate.max(film) } else { rate },
             srtt_s: usable().map(|mate| mate.srtt_s).fold(f64::MAX, f64::min),
         }
     }

@@ -34,6 +34,8 @@ const VIEWER: &str = "BitTube ";
 /// times shorter.
 const NEAR_RTT: Duration = Duration::from_millis(5);
 const NEAR_DIVISOR: u32 = 2;
+/// Calls do not cross for longer than this.
+const CROSSING: Duration = Duration::from_secs(5);
 /// A peer that brings nothing for so long is asked for nothing more than one block.
 pub const SNUB_AFTER: Duration = Duration::from_secs(20);
 
@@ -46,6 +48,10 @@ pub struct Peers {
 pub struct Peer {
     pub addr: SocketAddr,
     pub incoming: bool,
+    /// Where it may be called, if it has called us and said so (BEP 10).
+    pub listens: Option<SocketAddr>,
+    /// When it shook hands.
+    pub shaken: Option<Time>,
     /// `None` while it is dialled, and again once it is given up.
     pub session: Option<Session>,
     pub stage: Stage,
@@ -68,6 +74,12 @@ pub struct Peer {
     pub allowed_fast: Vec<PieceIndex>,
     /// The last piece it asked us for.
     pub serving: Option<PieceIndex>,
+    /// When it last took a request back.
+    pub cancelled: Option<Time>,
+    /// Since when it waits for its turn to be served.
+    pub asks_since: Time,
+    /// When it was last given something, or its slot.
+    pub took_at: Time,
     pub bytes_down: u64,
     pub bytes_up: u64,
     /// Both as they were at the choker's last choice.
@@ -94,6 +106,8 @@ impl Peers {
         PeerKey(self.table.insert(Peer {
             addr,
             incoming: session.is_some(),
+            listens: None,
+            shaken: None,
             stage: match session {
                 Some(_) => Stage::Open,
                 None => Stage::Dialling,
@@ -111,6 +125,9 @@ impl Peers {
             lot: None,
             allowed_fast: Vec::new(),
             serving: None,
+            cancelled: None,
+            asks_since: Time::ZERO,
+            took_at: Time::ZERO,
             bytes_down: 0,
             bytes_up: 0,
             marks: (0, 0),
@@ -153,15 +170,17 @@ impl Peers {
 
     /// Which of two connections to one peer is to go, now that this one has shaken hands; `None`:
     /// it is the only one. Both sides must choose alike, or nothing is left: of two crossed calls
-    /// the greater id's stands, as in libtorrent; of two calls one way, the earlier.
-    pub fn superfluous(&self, key: PeerKey, ours: PeerId) -> Option<PeerKey> {
+    /// the greater id's stands, as in libtorrent; of two calls one way, the earlier, as of one that
+    /// has stood for longer than calls take to cross: what it was asked for is on its way.
+    pub fn superfluous(&self, now: Time, key: PeerKey, ours: PeerId) -> Option<PeerKey> {
         let peer = self.get(key)?;
         let theirs = peer.ready()?.remote_id()?;
         let (twin, other) = self.iter().find(|(twin, other)| {
             *twin != key && other.ready().and_then(Session::remote_id) == Some(theirs)
         })?;
         let stands = peer.incoming == (theirs > ours);
-        let crossed = peer.incoming != other.incoming;
+        let stood = other.shaken.is_some_and(|at| now.since(at) >= CROSSING);
+        let crossed = peer.incoming != other.incoming && !stood;
         Some(if crossed && stands { twin } else { key })
     }
 

@@ -20,9 +20,9 @@ use crate::units::{ByteRange, Cause, OriginPolicy, Time};
 /// Fetches under way at one origin.
 pub const FETCHES_MAX: usize = 2;
 /// Margin between the origin's expected answer and the deadline, s.
-const MARGIN_S: f64 = 3.0;
+const MARGIN_S: f64 = 1.5;
 const MARGIN_S_MIN: f64 = 1.0;
-const MARGIN_S_MAX: f64 = 5.0;
+const MARGIN_S_MAX: f64 = 2.0;
 /// An origin that was never asked is taken to answer like this.
 const FIRST_BYTE: Duration = Duration::from_millis(300);
 const RATE: f64 = 1_250_000.0;

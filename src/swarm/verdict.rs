@@ -62,14 +62,19 @@ impl Swarm {
         }
         let ruling = self.suspects.handle_good(piece, digests);
         self.carry_out(now, ruling);
+        let mut given = false;
         for (key, peer) in self.peers.iter_mut() {
             let Some(session) = peer.session.as_mut().filter(|session| session.ready()) else {
                 continue;
             };
-            if !session.has(piece) {
+            if !session.is_seed() {
                 session.have(piece);
                 wake(&mut self.outputs, key, &mut peer.woken);
+                given = true;
             }
+        }
+        if given {
+            self.choker.handle_news(now);
         }
         if complete {
             self.outputs.push_back(Output::Complete);
@@ -113,6 +118,7 @@ impl Swarm {
         for (block, key) in owed {
             self.cancel(key, block);
         }
+        self.withdraw(piece);
         self.deal = true;
         self.replan = true;
         if let Some(Only::Origin(origin)) = only {
@@ -156,14 +162,19 @@ impl Swarm {
         for (block, key) in owed {
             self.cancel(key, block);
         }
+        self.withdraw(piece);
+        self.deal = true;
+        self.replan = true;
+    }
+
+    /// Readers are shown no more of this piece, nor of what follows it.
+    fn withdraw(&mut self, piece: PieceIndex) {
         let start = torrent_start(self.torrent.as_ref(), piece);
         for (_, reader) in &mut self.readers {
             if reader.ready() > start && reader.pos() < reader.range().end {
-                reader.set_ready(self.now, reader.ready().min(start));
+                reader.set_ready(self.now, start);
             }
         }
-        self.deal = true;
-        self.replan = true;
     }
 
     /// Pieces that the disk did not take may be asked for again, if their pause is over.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::peer::PeerMisbehaved;
-use crate::peer::session::{Event, Send, Session};
+use crate::peer::session::{Event, Session};
 use crate::swarm::blocks::{Only, Source};
 use crate::swarm::front::Front;
 use crate::swarm::peers::Stage;
@@ -89,32 +89,6 @@ impl Swarm {
         taken
     }
 
-    pub fn poll_send(&mut self, key: PeerKey) -> Option<Send> {
-        let peer = self.peers.get_mut(key)?;
-        loop {
-            let send = peer.session.as_mut()?.poll_send();
-            match send {
-                // Evicted since it was asked for.
-                Some(Send::Block(span)) if !self.have.contains(span.piece.at()) => {}
-                None => {
-                    peer.woken = false;
-                    return None;
-                }
-                some => return some,
-            }
-        }
-    }
-
-    /// Payload of blocks that was written to the socket.
-    pub fn sent(&mut self, now: Time, key: PeerKey, bytes: usize) {
-        self.now = now;
-        let bytes = u64::try_from(bytes).expect("usize fits");
-        self.stats.bytes.to_peers += bytes;
-        if let Some(peer) = self.peers.get_mut(key) {
-            peer.bytes_up += bytes;
-        }
-    }
-
     /// Ends a connection on our side; the driver confirms by `handle_closed`.
     pub(in crate::swarm) fn close(&mut self, now: Time, key: PeerKey) {
         let open = self.peers.get(key).map(|peer| peer.stage);
@@ -130,8 +104,24 @@ impl Swarm {
             self.outputs.push_back(Output::Banned { addr, why });
         }
         let known = self.peers.iter().filter(|(_, peer)| peer.addr == addr);
-        let keys: Vec<_> = known.map(|(key, _)| key).collect();
-        for key in keys {
+        let known: Vec<_> = known.map(|(key, peer)| (key, peer.listens)).collect();
+        for (key, listens) in known {
+            // Where addresses are shared, whoever calls us comes from another port each time.
+            if let Some(listens) = listens {
+                self.dialer.ban(now, listens);
+            }
+            self.close(now, key);
+        }
+    }
+
+    /// Whoever calls us says where it listens (BEP 10): it is not called there, and known again.
+    fn handle_listens(&mut self, now: Time, key: PeerKey, port: u16) {
+        let Some(peer) = self.peers.get_mut(key).filter(|peer| peer.incoming) else {
+            return;
+        };
+        let listens = SocketAddr::new(peer.addr.ip(), port);
+        peer.listens = Some(listens);
+        if self.dialer.is_banned(now, listens) {
             self.close(now, key);
         }
     }
@@ -174,6 +164,7 @@ impl Swarm {
         self.metadata.handle_closed(key);
         self.dialer.handle_closed(now, addr);
         self.choker.handle_closed(key);
+        self.turn = true;
         if unchoked {
             self.choose_uploads(now, true);
         }
@@ -261,12 +252,14 @@ impl Swarm {
                 self.metadata.handle_rejected(key);
                 self.ask_all_for_metadata();
             }
-            Event::Suggested(_) | Event::Cancelled(_) | Event::ListenPort(_) => {}
+            Event::Cancelled(_) => self.handle_cancelled(now, key),
+            Event::ListenPort(port) => self.handle_listens(now, key, port),
+            Event::Suggested(_) => {}
         }
     }
 
     fn handle_handshake(&mut self, now: Time, key: PeerKey) {
-        if let Some(twin) = self.peers.superfluous(key, self.setup.peer_id) {
+        if let Some(twin) = self.peers.superfluous(now, key, self.setup.peer_id) {
             self.close(now, twin);
             if twin == key {
                 return;
@@ -278,6 +271,7 @@ impl Swarm {
         {
             session.start(&self.have, complete);
             let id = session.remote_id();
+            peer.shaken = Some(now);
             peer.lot = id.map(|id| Lot::new(self.setup.info_hash, id));
             let addr = peer.addr;
             self.dialer.handle_shaken(addr);
@@ -334,7 +328,7 @@ impl Swarm {
     }
 
     /// The pieces within which a viewer of this film fetches ahead.
-    fn band(&self) -> u32 {
+    pub(in crate::swarm) fn band(&self) -> u32 {
         let Some(torrent) = &self.torrent else {
             return 0;
         };
@@ -419,26 +413,6 @@ impl Swarm {
         self.stats.bytes.wasted += len - stored;
         if let Some(rival) = arrival.rival {
             self.cancel(rival, block);
-        }
-    }
-
-    fn handle_request(&mut self, key: PeerKey, span: BlockSpan) {
-        let held = self.have.contains(span.piece.at());
-        let valid = self
-            .torrent
-            .as_ref()
-            .is_some_and(|torrent| torrent.layout.holds(span));
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(session) = &mut peer.session else {
-            return;
-        };
-        if held && valid {
-            session.upload(span);
-            peer.serving = Some(span.piece);
-        } else {
-            session.reject(span);
         }
     }
 

@@ -73,6 +73,10 @@ impl Uploads {
         self.asked.drain(..).chain(self.queued.drain(..))
     }
 
+    pub fn next(&self) -> Option<BlockSpan> {
+        self.queued.front().copied()
+    }
+
     pub fn pop(&mut self) -> Option<BlockSpan> {
         self.queued.pop_front()
     }

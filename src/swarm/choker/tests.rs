@@ -8,6 +8,8 @@ fn one(key: u32, first_missing: u32) -> Candidate<u32> {
     Candidate {
         key,
         interested: true,
+        lacks: true,
+        idle: false,
         first_missing,
         have_count: first_missing,
         rate_to_us: 0.0,
@@ -17,7 +19,7 @@ fn one(key: u32, first_missing: u32) -> Candidate<u32> {
 
 /// After one choice; the keys in order.
 fn chosen(choker: &mut Choker<u32>, ours: Option<u32>, candidates: &[Candidate<u32>]) -> Vec<u32> {
-    let due = choker.next_timeout();
+    let due = choker.rechoke;
     choker.handle_timeout(due, ours, candidates);
     choker.unchoked().iter().copied().collect()
 }
@@ -107,6 +109,27 @@ fn a_peer_that_takes_nothing_makes_room() {
 }
 
 #[test]
+fn a_slot_that_is_idle_is_lent_until_the_next_choice() {
+    let mut choker = Choker::new(Time::ZERO, 2, 1);
+    let mut peers: Vec<_> = (0..5).map(|key| one(key, 10 + key)).collect();
+    let first = chosen(&mut choker, Some(14), &peers);
+    assert_eq!(first.len(), 2);
+    let idle = first[0] as usize;
+    peers[idle].idle = true;
+    let now = Time::ZERO + RECHOKE + LOOK;
+    assert_eq!(choker.next_timeout(), now);
+    choker.handle_interested(now, Some(14), &peers);
+    assert_eq!(choker.unchoked().len(), 3);
+    assert!(choker.unchoked().contains(&first[0]), "{first:?}");
+    // It asks again, and one more is served for a while.
+    peers[idle].idle = false;
+    assert_eq!(chosen(&mut choker, Some(14), &peers).len(), 2);
+    // Who has all that we have needs no slot.
+    peers.iter_mut().for_each(|peer| peer.lacks = false);
+    assert!(chosen(&mut choker, Some(14), &peers).is_empty());
+}
+
+#[test]
 fn no_choice_before_its_time() {
     let mut choker = Choker::new(Time::ZERO, 2, 1);
     choker.handle_timeout(Time::from_secs(9), None, &[one(1, 1)]);
@@ -115,18 +138,22 @@ fn no_choice_before_its_time() {
 }
 
 fn candidates() -> impl Strategy<Value = Vec<Candidate<u32>>> {
-    let candidate = (any::<bool>(), 0..50u32, 0..50u32, 0..3u8, 0..2u8);
+    let candidate = (any::<[bool; 3]>(), 0..50u32, 0..50u32, 0..3u8, 0..2u8);
     proptest::collection::vec(candidate, 0..30).prop_map(|all| {
         let keyed = (0u32..).zip(all);
         keyed
             .map(
-                |(key, (interested, first_missing, have_count, gives, takes))| Candidate {
-                    key,
-                    interested,
-                    first_missing,
-                    have_count,
-                    rate_to_us: f64::from(gives),
-                    rate_from_us: f64::from(takes),
+                |(key, ([interested, lacks, idle], first_missing, have_count, gives, takes))| {
+                    Candidate {
+                        key,
+                        interested,
+                        lacks,
+                        idle,
+                        first_missing,
+                        have_count,
+                        rate_to_us: f64::from(gives),
+                        rate_from_us: f64::from(takes),
+                    }
                 },
             )
             .collect()
@@ -147,15 +174,20 @@ proptest! {
     ) {
         let mut choker = Choker::new(Time::ZERO, slots, seed);
         for (peers, ours, timed) in steps {
-            let now = choker.next_timeout();
+            let now = choker.rechoke;
             if timed {
                 choker.handle_timeout(now, ours, &peers);
             } else {
                 choker.handle_interested(now.before(RECHOKE / 2), ours, &peers);
             }
-            let wanting = peers.iter().filter(|peer| peer.interested).count();
-            prop_assert_eq!(choker.unchoked().len(), wanting.min(slots));
-            prop_assert!(choker.unchoked().iter().all(|key| peers[*key as usize].interested));
+            let unchoked = choker.unchoked();
+            prop_assert!(unchoked.iter().all(|key| peers[*key as usize].interested));
+            prop_assert!(unchoked.len() <= slots * UNCHOKED_A_SLOT);
+            let wanting = || peers.iter().filter(|peer| peer.interested && peer.lacks);
+            let all = wanting().all(|peer| unchoked.contains(&peer.key));
+            let used = wanting().filter(|peer| !peer.idle && unchoked.contains(&peer.key)).count();
+            prop_assert!(all || used >= slots || unchoked.len() == slots * UNCHOKED_A_SLOT);
+            prop_assert!(!timed || used <= slots);
         }
     }
 }

@@ -196,7 +196,7 @@ fn who_has_not_drawn_a_piece_steps_in_before_its_deadline_and_not_much_earlier()
         }
     }
     let slack_s = first.unwrap();
-    assert!((1.4..1.7).contains(&slack_s), "{slack_s}");
+    assert!((0.7..0.9).contains(&slack_s), "{slack_s}");
 }
 
 #[test]
@@ -311,7 +311,8 @@ fn policies_differ() {
         last.plan(now, &reader, &[10_000.0]),
         Plan::Wait(_)
     ));
-    assert!(matches!(last.plan(now, &reader, &[]), Plan::Buy { .. }));
+    let due = Time::from_millis(9600);
+    assert!(matches!(last.plan(due, &reader, &[]), Plan::Buy { .. }));
     let far = last.plan(Time::from_secs(2), &reader, &[]);
     assert!(matches!(far, Plan::Wait(at) if at > Time::from_secs(5)));
 }

@@ -101,7 +101,7 @@ fn who_comes_later_is_served_by_who_came_before() {
     let staggered = crowd(6, 10 * MIB, 5.0, lab(""));
     assert!(staggered.copies() < 2.0, "{staggered:.3?}");
     assert!(
-        staggered.stall_s < 0.5 && staggered.wasted < 0.02,
+        staggered.stall_s < 0.5 && staggered.wasted < 0.05,
         "{staggered:.3?}"
     );
 }
