@@ -100,24 +100,24 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s1,
         &[
-            ("copies / bound", s1.copies / s1.bound, 2.0, 4.4),
+            ("copies / bound", s1.copies / s1.bound, 2.0, 3.2),
             ("longest stall, s", s1.stall_longest, 1.0, 1.0),
             ("start p95, s", s1.start(0.95), 4.0, 4.0),
-            duplicates(&s1, 6.3),
+            duplicates(&s1, 3.2),
         ],
     ));
     let s2 = play(scenario::s2("S2 staggered", seed, size, 30));
     all.extend(levels(
         &s2,
         &[
-            ("copies", s2.copies, 3.0, 4.0),
+            ("copies", s2.copies, 3.0, 3.0),
             ("start p95, s", s2.start(0.95), 2.0, 2.0),
             ("stalls", s2.stalls as f64, 0.0, 0.0),
-            duplicates(&s2, 5.2),
+            duplicates(&s2, 4.9),
         ],
     ));
     all.extend(scarce_and_restless(seed, size));
-    for (flash, base, limit, stalls) in [(true, &s1, 1.5, 2.0), (false, &s2, 2.0, 0.0)] {
+    for (flash, base, limit, stalls) in [(true, &s1, 1.75, 0.0), (false, &s2, 2.7, 0.0)] {
         let s6 = play(scenario::s6(seed, size, flash));
         let added = (s6.bound - base.bound).max(0.0);
         let more = s6.copies / (base.copies + 1.2 * added);
@@ -139,9 +139,9 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     let mut all = levels(
         &s3,
         &[
-            ("copies / bound", s3.copies / s3.bound, 1.25, 2.35),
-            ("stalled, %", s3.stalled * 100.0, 1.0, 2.5),
-            duplicates(&s3, 12.3),
+            ("copies / bound", s3.copies / s3.bound, 1.25, 2.15),
+            ("stalled, %", s3.stalled * 100.0, 1.0, 1.0),
+            duplicates(&s3, 10.5),
         ],
     );
     let s4 = play(scenario::s4(seed, size));
@@ -149,9 +149,9 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s4,
         &[
-            ("not offloaded, %", bought, 17.0, 57.7),
+            ("not offloaded, %", bought, 17.0, 40.7),
             ("longest stall, s", s4.stall_longest, 1.0, 1.0),
-            duplicates(&s4, 5.0),
+            duplicates(&s4, 5.1),
         ],
     ));
     let s5 = play(scenario::s5(seed, size));
@@ -160,7 +160,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
         &[
             ("seek p95, s", s5.seek(0.95), 1.5, 1.5),
             ("copies", s5.copies, 2.0, 2.0),
-            duplicates(&s5, 3.5),
+            duplicates(&s5, 4.9),
         ],
     ));
     all
@@ -169,7 +169,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
 /// S7 and S8.
 fn troubled(seed: u64, size: Size) -> Vec<Level> {
     let mut all = Vec::new();
-    for (slow, limit) in [(false, 1.0), (true, 5.8)] {
+    for (slow, limit) in [(false, 2.4), (true, 5.1)] {
         let s7 = play(scenario::s7(seed, size, slow));
         let longest = ("longest stall, s", s7.stall_longest, 1.0, limit);
         all.extend(levels(&s7, &[longest]));
@@ -179,7 +179,7 @@ fn troubled(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s8,
         &[
-            ("received in vain, %", vain, 2.0, 11.0),
+            ("received in vain, %", vain, 2.0, 10.4),
             ("liars met and not banned, of 1", s8.pardoned, 0.0, 0.0),
         ],
     ));

@@ -1,7 +1,7 @@
 //! One viewer's machine: its swarm, its store, its lines and its player.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bittube::origin::pool::Pool;
@@ -93,7 +93,7 @@ pub struct Counts {
     pub to_peers: u64,
     pub banned: Vec<SocketAddr>,
     /// Who sent it a wrong block.
-    pub lied_by: BTreeSet<SocketAddr>,
+    pub lied_by: BTreeSet<IpAddr>,
     pub differs: bool,
 }
 

@@ -107,7 +107,8 @@ fn pardoned(world: &World) -> f64 {
     let banned = nodes().map(|node| {
         let bans = &node.counts.banned;
         let lied = node.counts.lied_by.iter();
-        lied.filter(|addr| bans.contains(addr)).count()
+        lied.filter(|ip| bans.iter().any(|ban| ban.ip() == **ip))
+            .count()
     });
     let banned: usize = banned.sum();
     if met == 0 {

@@ -23,7 +23,10 @@ impl World {
                 .is_some_and(|node| node.alive && node.addr == addr)
         };
         let to = self.nodes.iter().position(called);
-        let accepted = to.and_then(|to| Some((to, self.node(to).swarm.accept(now, from)?)));
+        // It calls from a port of its own.
+        let port = 32_768 + (self.conns.len() % 28_000) as u16;
+        let caller = SocketAddr::new(from.ip(), port);
+        let accepted = to.and_then(|to| Some((to, self.node(to).swarm.accept(now, caller)?)));
         let Some((to, key)) = accepted else {
             self.node(id).swarm.handle_closed(now, peer);
             self.settle(id);
@@ -188,6 +191,7 @@ impl World {
                 node.counts.to_peers += u64::from(len);
                 node.swarm.sent(now, key, len as usize);
                 self.poll(conn, end);
+                self.settle(id);
             }
         }
         self.start_upload(id);
@@ -227,7 +231,7 @@ impl World {
                 let range = self.layout.span_range(span);
                 if content != RIGHT {
                     let liar = self.conns[conn].ends[1 - end].node;
-                    let liar = self.node(liar).addr;
+                    let liar = self.node(liar).addr.ip();
                     self.node(id).counts.lied_by.insert(liar);
                 }
                 self.settle_with(
