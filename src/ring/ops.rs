@@ -82,7 +82,8 @@ pub fn send<P: Payload>(fd: &Fd, payload: P, range: Range<usize>, more: bool) ->
     unsafe { submit(Some(fd), payload, sqe) }
 }
 
-/// Waits for one of `events`, [`HANGUP`], [`READABLE`] or [`WRITABLE`]; errors and the end always count.
+/// Waits for one of `events`, [`HANGUP`], [`READABLE`] or [`WRITABLE`]; errors and the end always
+/// count.
 pub fn poll(fd: &Fd, events: u32) -> Op<()> {
     let sqe = opcode::PollAdd::new(raw(fd), events).build();
     // SAFETY: names no memory.

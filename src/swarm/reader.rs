@@ -33,7 +33,8 @@ pub struct Reader {
     clock: Option<Clock>,
     /// Since when the player's socket takes nothing.
     frozen: Option<Time>,
-    /// How far it was ahead of the film after it last took something, and when it was first full, s.
+    /// How far it was ahead of the film after it last took something, s; and when it was first
+    /// full.
     ahead_s: f64,
     full_s: Option<f64>,
     /// Since when the player takes everything and there is nothing.
