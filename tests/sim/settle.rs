@@ -109,6 +109,8 @@ impl World {
             }
             Output::Forget { piece } => {
                 node.store.forget(piece);
+                // What was shown of it before its hash was known is not shown any more.
+                node.viewer.withdraw(self.layout.piece_range(piece).start);
                 for fetch in node.fetches.values_mut() {
                     fetch.void.insert(piece);
                 }

@@ -101,6 +101,13 @@ impl Viewer {
         }
     }
 
+    /// Nothing from here on is promised any more, but for what was taken.
+    pub fn withdraw(&mut self, from: u64) {
+        for request in self.open.iter_mut().chain(&mut self.idle) {
+            request.ready = request.ready.min(from.max(request.pos));
+        }
+    }
+
     /// The first request. Returns what to ask for, and how much of it is read.
     pub fn start(&mut self, now: Time, probes: bool) -> (ByteRange, u64) {
         self.state = State::Opening(now);
