@@ -209,6 +209,7 @@ impl Swarm {
                     .push_back(Output::CancelFetch { fetch: fetch.key });
             }
             self.outputs.push_back(Output::OriginDiffers { origin });
+            self.orphan(now, Only::Origin(origin));
         }
     }
 }

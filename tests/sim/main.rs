@@ -230,11 +230,16 @@ fn a_seed_replays_exactly() {
     assert_ne!(other.digest, play(scenario::random(seed())).digest);
 }
 
+/// Worlds in which something once did not hold. 643: what an origin alone was to bring waited for it
+/// after it was found to have another film.
+const FOUND: [u64; 1] = [643];
+
 #[test]
 fn what_must_hold_holds_in_small_worlds() {
     let count = variable("SIM_SEEDS").unwrap_or(50);
     println!("\n{}", report::HEAD);
-    for seed in seed()..seed() + count {
+    let found = FOUND.iter().copied().filter(|_| variable("SEED").is_none());
+    for seed in (seed()..seed() + count).chain(found) {
         print!("{seed} ");
         play(scenario::random(seed));
     }
