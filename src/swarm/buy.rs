@@ -130,6 +130,7 @@ impl Swarm {
             return;
         }
         let length = torrent.layout.length();
+        self.meet_crowd(now);
         let mut order: Vec<(f64, usize)> = Vec::new();
         for (key, reader) in &self.readers {
             if reader.is_hungry() && reader.ready() < length {
@@ -176,6 +177,7 @@ impl Swarm {
                 young: peer.is_young(now),
                 srtt_s: peer.pace.srtt().as_secs_f64(),
                 outstanding: peer.pace.outstanding(),
+                queue: &peer.queue,
                 rival: peer.rival(now),
             })
         });
@@ -187,7 +189,8 @@ impl Swarm {
         let forsaken_at = alone_since.map_or(Time::NEVER, |since| {
             since.max(reader.opened()) + PROSPECT_WAIT
         });
-        let called = self.peers.iter().any(|(_, peer)| peer.is_prospect());
+        let asked = now < self.answer_by;
+        let called = asked || self.peers.iter().any(|(_, peer)| peer.is_prospect());
         let scene = Scene {
             now,
             layout: &torrent.layout,
@@ -204,6 +207,7 @@ impl Swarm {
         }
         let plan = self.supply.plan(&scene, reader, origin);
         let mut until_alone = match scene.prospects {
+            true if asked => self.answer_by.min(reader.opened() + PROSPECT_WAIT),
             true => reader.opened() + PROSPECT_WAIT,
             false => Time::NEVER,
         };

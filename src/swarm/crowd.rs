@@ -10,6 +10,11 @@ use crate::swarm::stats::{PeerView, ReaderView, Stats};
 use crate::swarm::{MORE_PEERS_EVERY, Output, PEERS_ENOUGH, Swarm, wake};
 use crate::units::Time;
 
+/// So many viewers within so much of the film, s, are a crowd.
+const CROWD: usize = 3;
+const CROWD_S: f64 = 4.0;
+/// Most trackers answer within this time; the others are not waited for.
+pub(in crate::swarm) const ANSWER_WAIT: Duration = Duration::from_millis(300);
 /// Addresses that are due but in use are looked at again after this long.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
 /// Who has a slot and asks for nothing for so long does not use it.
@@ -22,6 +27,12 @@ impl Swarm {
         self.now = now;
         for &addr in addrs {
             self.dialer.add(now, addr, found);
+        }
+        if found == Found::Tracker {
+            self.answer_by = Time::ZERO;
+            // Whom is called matters to what is bought.
+            self.dial(now);
+            self.replan = true;
         }
         self.settle(now);
     }
@@ -45,7 +56,28 @@ impl Swarm {
         let few = self.peers.count() < PEERS_ENOUGH.min(self.setup.limits.peers_max);
         if few && self.wanting_peers() && now >= self.more_peers_at {
             self.more_peers_at = now + MORE_PEERS_EVERY;
+            self.answer_by = now + ANSWER_WAIT;
             self.outputs.push_back(Output::MorePeers);
+        }
+    }
+
+    /// A film that many begin together is begun a little later: there is more of it to hand on.
+    pub(in crate::swarm) fn meet_crowd(&mut self, now: Time) {
+        let Some(torrent) = &self.torrent else { return };
+        let piece_len = f64::from(torrent.layout.nominal_piece_len());
+        for (_, reader) in &mut self.readers {
+            if !reader.may_be_in_crowd() || reader.ready() >= torrent.layout.length() {
+                continue;
+            }
+            let ours = torrent.layout.piece_of(reader.ready()).0;
+            let near = self.peers.iter().filter(|(_, peer)| {
+                let front = peer.rival(now).map(|(_, front)| front);
+                let apart = front.map(|front| f64::from(front.abs_diff(ours)) * piece_len);
+                apart.is_some_and(|apart| apart < CROWD_S * reader.rate())
+            });
+            if near.count() >= CROWD {
+                reader.handle_crowd();
+            }
         }
     }
 

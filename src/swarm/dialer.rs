@@ -18,6 +18,8 @@ pub const BAN: Duration = Duration::from_secs(3600);
 /// The first pause after a failure; each further one doubles it.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(30 * 60);
+/// The longest pause of an address where a peer has answered once: its line may be bad.
+const RETRY_GOOD_MAX: Duration = Duration::from_secs(60);
 /// Failures after which an address is the first to make room for another.
 const FAILS_MAX: u32 = 3;
 /// Who called us is called itself after so long at the earliest.
@@ -254,12 +256,17 @@ impl Dialer {
             } else {
                 known.fails.saturating_add(1)
             };
+            let longest = if known.good {
+                RETRY_GOOD_MAX
+            } else {
+                RETRY_MAX
+            };
             let wait = match known.fails {
                 0 => RETRY_MIN,
                 fails if fails >= FAILS_MAX && !known.good && known.found != Found::User => {
                     RETRY_MAX
                 }
-                fails => (RETRY_MIN * 2u32.saturating_pow(fails.min(16))).min(RETRY_MAX),
+                fails => (RETRY_MIN * 2u32.saturating_pow(fails.min(16))).min(longest),
             };
             known.state = State::Later(now + wait);
         });

@@ -14,6 +14,7 @@ pub mod metadata;
 pub mod outlook;
 pub mod peers;
 pub mod picker;
+pub mod queue;
 pub mod rarity;
 pub mod reader;
 pub mod rendezvous;
@@ -227,6 +228,8 @@ pub struct Swarm {
     /// The origin may have work.
     replan: bool,
     more_peers_at: Time,
+    /// Until then addresses of peers may be on their way.
+    answer_by: Time,
     /// Closed readers' part of the sums.
     stats: Stats,
     outputs: VecDeque<Output>,
@@ -279,6 +282,7 @@ impl Swarm {
             turn: false,
             replan: false,
             more_peers_at: now,
+            answer_by: now + crowd::ANSWER_WAIT,
             stats: Stats::default(),
             outputs: VecDeque::new(),
         }
@@ -399,6 +403,11 @@ impl Swarm {
             .min(self.plan_at)
             .min(self.supply.next_late())
             .min(self.losses.next_timeout());
+        let held = self
+            .readers
+            .iter()
+            .filter_map(|(_, reader)| reader.held_until());
+        next = next.min(held.min().unwrap_or(Time::NEVER));
         for (_, peer) in self.peers.iter() {
             if let Some(session) = &peer.session {
                 next = next.min(session.next_timeout()).min(peer.next_look());
@@ -427,6 +436,7 @@ impl Swarm {
         }
         self.turn |= self.serving.handle_timeout(now);
         self.retry_lost(now);
+        self.release_readers(now);
         self.replan |= now >= self.plan_at;
         self.settle(now);
     }

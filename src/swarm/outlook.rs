@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::swarm::OriginKey;
 use crate::swarm::blocks::{Look, blocks};
 use crate::swarm::reader::{PROMOTED_AFTER, Reader, TARGET};
 use crate::swarm::rendezvous::{AHEAD_S, Turn, competes};
-use crate::swarm::supply::{Origin, Plan, Scene};
+use crate::swarm::supply::{Mate, Origin, Plan, Scene};
+use crate::swarm::{OriginKey, PeerKey};
 use crate::units::lab::{Buy, FALLBACK_S, Lab};
 use crate::units::{Block, ByteRange, Cause, OriginPolicy, PieceIndex, Time};
 
@@ -42,6 +42,8 @@ const EAGER_S: f64 = 60.0;
 const LAST_MARGIN: f64 = 0.3;
 /// A block is expected in time if it comes so long before its deadline, s.
 const IN_TIME_S: f64 = 0.2;
+/// What would be late so little after that is bought with what is late, s.
+const NEARLY_S: f64 = 0.5;
 /// Peers that promise to be faster than the origin get this head start at least.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// While peers are being called the film's clock is looked at so often.
@@ -151,15 +153,15 @@ impl Outlook<'_> {
                 }
             };
             let window = ByteRange::new(from, horizon);
-            let late = |block: Block| {
+            let late = |block: Block, than_s: f64| {
                 let due = layout.block_range(block).and(window);
                 let time = times.binary_search_by_key(&block, |&(known, _)| known);
-                !due.is_empty() && time.is_ok_and(|place| times[place].1 > threshold)
+                !due.is_empty() && time.is_ok_and(|place| times[place].1 > than_s)
             };
             let mut missing = self.each_missing(range.and(window));
-            if let Some(first) = missing.find(|&block| late(block)) {
+            if let Some(first) = missing.find(|&block| late(block, threshold)) {
                 let unseen = last_s.is_infinite();
-                let size = match (self.reader.is_starting(), unseen) {
+                let size = match (self.hurries(), unseen) {
                     (true, _) => self.start_size(),
                     (false, true) => UNSEEN_BYTES_MAX,
                     (false, false) => self.granule(),
@@ -172,7 +174,7 @@ impl Outlook<'_> {
                 };
                 let cause = self.cause(Cause::Hedge);
                 let plan = self.run(key, first, size, cause, |block| {
-                    late(block) || elsewhere(block)
+                    late(block, threshold - NEARLY_S) || elsewhere(block)
                 });
                 let over_s = slack_s - self.lead_s();
                 return Ok(Due { over_s, plan });
@@ -250,7 +252,12 @@ impl Outlook<'_> {
             && self.lab.buy == Buy::Hybrid
             && !self.lab.no_inject
             && !self.scene.rarity.has_seeds()
-            && !self.reader.is_starting()
+            && !self.hurries()
+    }
+
+    /// It waits for its first byte, and others do not wait for the same.
+    fn hurries(&self) -> bool {
+        self.reader.is_starting() && !self.reader.is_in_crowd()
     }
 
     /// Nobody has the piece: it is fetched by who drew the lot.
@@ -286,7 +293,7 @@ impl Outlook<'_> {
 
     /// When the piece after those that end at `horizon` is due in `lead_s`.
     fn enters_at(&self, horizon: u64, lead_s: f64) -> Time {
-        if horizon >= self.end() || self.reader.is_frozen() || self.reader.is_starting() {
+        if horizon >= self.end() || self.reader.is_frozen() || self.hurries() {
             return Time::NEVER;
         }
         let layout = self.scene.layout;
@@ -317,7 +324,7 @@ impl Outlook<'_> {
                 Err(slack_s - last_call_s)
             };
         }
-        if self.reader.is_starting() {
+        if self.hurries() {
             if last_s > origin_s.min(TARGET.as_secs_f64()) {
                 return Ok(origin_s);
             }
@@ -455,8 +462,8 @@ impl Outlook<'_> {
 /// When peers will have brought the blocks of a window, in its order.
 struct Expectation<'a> {
     scene: &'a Scene<'a>,
-    /// Of each peer, by key.
-    finish_s: Vec<f64>,
+    /// By key.
+    mates: Vec<Option<&'a Mate<'a>>>,
     /// Bytes that peers owe or will be asked for before the next missing block.
     ahead: u64,
     rate: f64,
@@ -470,16 +477,29 @@ impl<'a> Expectation<'a> {
         let rate: f64 = usable().map(|mate| mate.rate).sum();
         let young = usable().any(|mate| mate.young);
         let keys = scene.mates.iter().map(|mate| mate.key.0 + 1);
-        let mut finish_s = vec![f64::INFINITY; keys.max().unwrap_or(0)];
+        let mut mates = vec![None; keys.max().unwrap_or(0)];
         for mate in scene.mates {
-            finish_s[mate.key.0] = mate.finish_s;
+            mates[mate.key.0] = Some(mate);
         }
         Self {
             scene,
-            finish_s,
+            mates,
             ahead: usable().map(|mate| mate.outstanding).sum(),
             rate: if young { rate.max(film) } else { rate },
             srtt_s: usable().map(|mate| mate.srtt_s).fold(f64::MAX, f64::min),
+        }
+    }
+
+    /// Until a block is here that a peer was asked for, s.
+    fn asked_s(&self, key: PeerKey, block: Block) -> f64 {
+        let Some(mate) = self.mates.get(key.0).copied().flatten() else {
+            return f64::INFINITY;
+        };
+        let behind = mate.queue.behind(block).unwrap_or(0);
+        if mate.rate > 0.0 {
+            mate.finish_s - float(behind) / mate.rate
+        } else {
+            mate.finish_s
         }
     }
 
@@ -497,8 +517,8 @@ impl<'a> Expectation<'a> {
                 Look::Stored | Look::Bought => continue,
                 Look::Asked { peers, .. } => {
                     let asked = peers.into_iter().flatten();
-                    let times = asked.filter_map(|key| self.finish_s.get(key.0));
-                    times.copied().fold(f64::INFINITY, f64::min)
+                    let times = asked.map(|key| self.asked_s(key, block));
+                    times.fold(f64::INFINITY, f64::min)
                 }
                 Look::Missing { .. } if somebody && self.rate > 0.0 => {
                     self.ahead += u64::from(layout.span(block).len);

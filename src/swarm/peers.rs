@@ -1,6 +1,5 @@
 //! The connections of one swarm, and what each was asked for.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::peer::session::Session;
 use crate::swarm::PeerKey;
 use crate::swarm::dialer::is_global;
 use crate::swarm::front::Front;
+use crate::swarm::queue::{Asked, Queue};
 use crate::swarm::rendezvous::Lot;
 use crate::units::{Block, BlockSpan, PeerId, PieceIndex, Time};
 
@@ -22,8 +22,16 @@ const QUEUE: Duration = Duration::from_micros(500);
 /// Blocks that are asked of it whatever its rate, and as long as that still grows.
 const QUEUE_MIN: u32 = 8;
 const QUEUE_YOUNG: u32 = 16;
+/// What a peer brings in this time is asked of it at once, up to so many blocks: one that serves its
+/// peers in turns gives the turn to another when it has nothing more to bring.
+const TURN_S: f64 = 1.5;
+const TURN_BLOCKS_MAX: u32 = 8;
 /// A block is late when it is so much later than expected, at least.
 const LATE_MIN: Duration = Duration::from_millis(250);
+/// And later by so many of its usual errors, s, which the last blocks tell.
+const LATE_ERRORS: f64 = 4.0;
+const LATE_ERRORS_S_MAX: f64 = 3.0;
+const ERROR_MEMORY: f64 = 16.0;
 /// A late peer's blocks are looked at again after this long.
 const LATE_AGAIN: Duration = Duration::from_millis(500);
 /// A peer's rate is believed after this long, grown up or not.
@@ -56,7 +64,9 @@ pub struct Peer {
     pub session: Option<Session>,
     pub stage: Stage,
     pub pace: Pace,
-    queue: VecDeque<Asked>,
+    pub queue: Queue,
+    /// How far from when they were expected its blocks come, s.
+    error_s: f64,
     /// The front of the queue is overdue.
     pub late: bool,
     pub snubbed: bool,
@@ -94,13 +104,6 @@ pub enum Stage {
     Closing,
 }
 
-#[derive(Clone, Copy)]
-struct Asked {
-    block: Block,
-    at: Time,
-    expect: Time,
-}
-
 impl Peers {
     pub fn add(&mut self, addr: SocketAddr, session: Option<Session>) -> PeerKey {
         PeerKey(self.table.insert(Peer {
@@ -114,7 +117,8 @@ impl Peers {
             },
             session,
             pace: young_pace(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            error_s: 0.0,
             late: false,
             snubbed: false,
             look_at: Time::NEVER,
@@ -249,9 +253,14 @@ impl Peer {
         let depth = if self.snubbed || self.late {
             1
         } else {
-            self.pace.depth().min(session.reqq().max(1))
+            let depth = self.pace.depth().max(self.turn_depth());
+            depth.min(session.reqq().max(1))
         };
         (depth as usize).saturating_sub(self.queue.len())
+    }
+
+    fn turn_depth(&self) -> u32 {
+        blocks(self.pace.rate() * TURN_S).min(TURN_BLOCKS_MAX)
     }
 
     pub fn eta(&self) -> Duration {
@@ -285,10 +294,11 @@ impl Peer {
         let expect = now + self.pace.eta(u64::from(span.len));
         self.pace.handle_requested(now, u64::from(span.len));
         if self.queue.is_empty() {
-            self.look_at = now + grace(now, expect);
+            self.look_at = now + self.grace(now, expect);
         }
-        self.queue.push_back(Asked {
+        self.queue.push(Asked {
             block,
+            len: span.len,
             at: now,
             expect,
         });
@@ -300,20 +310,22 @@ impl Peer {
         self.bytes_down += u64::from(len);
         self.late = false;
         self.snubbed = false;
-        let asked = self.take(block)?;
+        let asked = self.queue.take(block)?;
         self.pace.handle_received(now, u64::from(len));
         self.pace.set_depth_max(depth_max(&self.pace));
         self.look_at = match self.queue.front() {
-            Some(next) => now + grace(next.at.max(now), next.expect),
+            Some(next) => now + self.grace(next.at.max(now), next.expect),
             None => Time::NEVER,
         };
         let error = now.since(asked.expect).max(asked.expect.since(now));
-        Some(error.as_secs_f64())
+        let error_s = error.as_secs_f64();
+        self.error_s += (error_s - self.error_s) / ERROR_MEMORY;
+        Some(error_s)
     }
 
     /// The block will not come: rejected, or forgotten by a choke.
     pub fn handle_lost(&mut self, block: Block, len: u32) -> bool {
-        let known = self.take(block).is_some();
+        let known = self.queue.take(block).is_some();
         if known {
             self.pace.handle_lost(u64::from(len));
         }
@@ -329,12 +341,12 @@ impl Peer {
     }
 
     pub fn is_asked(&self, block: Block) -> bool {
-        self.queue.iter().any(|asked| asked.block == block)
+        self.queue.behind(block).is_some()
     }
 
     /// What it was asked for, in that order.
     pub fn asked(&self) -> impl DoubleEndedIterator<Item = Block> + '_ {
-        self.queue.iter().map(|asked| asked.block)
+        self.queue.blocks()
     }
 
     pub fn asked_len(&self) -> usize {
@@ -365,9 +377,13 @@ impl Peer {
         self.late && quiet.is_some_and(|since| now.since(since) >= SNUB_AFTER)
     }
 
-    fn take(&mut self, block: Block) -> Option<Asked> {
-        let place = self.queue.iter().position(|asked| asked.block == block)?;
-        self.queue.remove(place)
+    /// How long to wait for what is expected at `expect`: a peer that serves others in between
+    /// brings its blocks in bursts, and is late only beyond that.
+    fn grace(&self, now: Time, expect: Time) -> Duration {
+        let wait = expect.since(now);
+        let usual = (self.error_s * LATE_ERRORS).min(LATE_ERRORS_S_MAX);
+        let usual = Duration::from_secs_f64(usual);
+        wait + LATE_MIN.max(wait / 2).max(usual)
     }
 }
 
@@ -380,13 +396,7 @@ fn young_pace() -> Pace {
 /// Blocks that the peer sends in a round trip and [`QUEUE`].
 fn depth_max(pace: &Pace) -> u32 {
     let time = pace.srtt() + QUEUE.max(pace.srtt() / 2);
-    let blocks = pace.rate() * time.as_secs_f64() / f64::from(crate::units::BLOCK_LEN);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "saturates"
-    )]
-    let blocks = blocks as u32;
+    let blocks = blocks(pace.rate() * time.as_secs_f64());
     let least = if pace.is_starting() {
         QUEUE_YOUNG
     } else {
@@ -395,10 +405,16 @@ fn depth_max(pace: &Pace) -> u32 {
     blocks.clamp(least, QUEUE_MAX)
 }
 
-/// How long to wait for what is expected at `expect`.
-fn grace(now: Time, expect: Time) -> Duration {
-    let wait = expect.since(now);
-    wait + LATE_MIN.max(wait / 2)
+/// Whole blocks in so many bytes.
+fn blocks(bytes: f64) -> u32 {
+    let blocks = bytes / f64::from(crate::units::BLOCK_LEN);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
+    let blocks = blocks as u32;
+    blocks
 }
 
 #[cfg(test)]

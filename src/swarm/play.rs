@@ -43,7 +43,7 @@ impl Swarm {
     /// From its position: bytes that may be sent to this player now, all of them in the store.
     pub fn readable(&self, reader: ReaderKey) -> ByteRange {
         match self.readers.get(reader.0) {
-            Some(reader) => ByteRange::new(reader.pos(), reader.ready()),
+            Some(reader) => ByteRange::new(reader.pos(), reader.sendable()),
             None => ByteRange::new(0, 0),
         }
     }
@@ -108,6 +108,16 @@ impl Swarm {
         self.settle(now);
     }
 
+    /// Films that were held back for so long are let go.
+    pub(in crate::swarm) fn release_readers(&mut self, now: Time) {
+        for (key, reader) in &mut self.readers {
+            if reader.release(now) && reader.sendable() > reader.pos() {
+                let reader = ReaderKey(key);
+                self.outputs.push_back(Output::Readable { reader });
+            }
+        }
+    }
+
     /// What the container says of a file.
     pub fn set_bitrate(&mut self, now: Time, file: ByteRange, bytes_per_s: f64) {
         self.now = now;
@@ -155,9 +165,10 @@ impl Swarm {
         if ready == before {
             return;
         }
-        let waited = reader.pos() == before;
+        let waited = reader.pos() == reader.sendable();
         reader.set_ready(now, ready);
-        if waited && tell {
+        reader.release(now);
+        if waited && tell && reader.sendable() > reader.pos() {
             let reader = ReaderKey(key);
             self.outputs.push_back(Output::Readable { reader });
         }

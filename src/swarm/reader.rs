@@ -7,6 +7,15 @@ use crate::units::{BLOCK_LEN, ByteRange, PieceIndex, Time};
 
 /// Before its first byte a player is promised it after this long.
 pub const TARGET: Duration = Duration::from_millis(1200);
+/// The same if others began at its place a moment ago. What all wait for is handed on among them
+/// meanwhile: who began at once would stall, and each would ask the origin for the same.
+pub const CROWD_TARGET: Duration = Duration::from_secs(3);
+/// So much of the film is sent at first in a crowd, s: the player learns what it is, and does not
+/// begin. It may begin before its time with so much, s.
+const CROWD_HELD_S: f64 = 1.0;
+const CROWD_LEAD_S: f64 = 4.0;
+/// A player that was sent so much, s, has begun.
+const CROWD_PLAYS_AFTER_S: f64 = 2.0;
 /// A range no longer than this at either end of the file is a probe, not playback.
 pub const PROBE_MAX: u64 = 1 << 20;
 /// A request counts as a probe until it has read this much.
@@ -45,6 +54,10 @@ pub struct Reader {
     stalls: u32,
     stall: Duration,
     missed: u64,
+    /// Others began at the same place a moment ago.
+    in_crowd: bool,
+    /// Nothing from there on is sent before its time.
+    held: Option<u64>,
 }
 
 /// The virtual playhead: the player is taken to need `x0` at `t0` and the rest at the film's rate.
@@ -93,6 +106,8 @@ impl Reader {
             stalls: 0,
             stall: Duration::ZERO,
             missed: 0,
+            in_crowd: false,
+            held: None,
         }
     }
 
@@ -115,6 +130,55 @@ impl Reader {
             closed: now,
             clock: self.clock,
             read_rate: self.read_rate,
+        }
+    }
+
+    /// It reads the film from its beginning, and does not show it yet.
+    pub fn may_be_in_crowd(&self) -> bool {
+        let head = self.range.start < self.file.start + PROBE_MAX;
+        let sent_s = self.lead_s(self.file.start, self.pos);
+        let reads = self.is_hungry() && self.knows_rate();
+        head && reads && !self.in_crowd && sent_s < CROWD_PLAYS_AFTER_S
+    }
+
+    pub fn handle_crowd(&mut self) {
+        self.in_crowd = true;
+        let held = self.file.start + self.film(CROWD_HELD_S);
+        self.held = Some(held.max(self.ready));
+        if let Some(clock) = &mut self.clock {
+            clock.t0 = clock.t0.max(self.opened + CROWD_TARGET);
+        }
+    }
+
+    pub fn is_in_crowd(&self) -> bool {
+        self.in_crowd
+    }
+
+    /// When a film that is held back is let go at last.
+    pub fn held_until(&self) -> Option<Time> {
+        self.held?;
+        let begins = self.clock.map(|clock| clock.t0);
+        Some(begins.unwrap_or(self.opened + CROWD_TARGET))
+    }
+
+    /// Whether a film that was held back is let go now.
+    pub fn release(&mut self, now: Time) -> bool {
+        let enough = self.lead_s(self.file.start, self.ready) >= CROWD_LEAD_S;
+        let over = self.held_until().is_some_and(|until| now >= until);
+        let released = self.held.is_some() && (enough || over);
+        self.held = self.held.filter(|_| !released);
+        released
+    }
+
+    /// The end of what may be sent now.
+    pub fn sendable(&self) -> u64 {
+        self.held.map_or(self.ready, |held| held.min(self.ready))
+    }
+
+    fn target(&self) -> Duration {
+        match self.in_crowd {
+            true => CROWD_TARGET,
+            false => TARGET,
         }
     }
 
@@ -193,12 +257,10 @@ impl Reader {
     /// Seconds until `at` is needed; negative once it is late.
     pub fn slack_s(&self, now: Time, at: u64) -> f64 {
         match self.clock {
-            Some(clock) => {
-                self.lead_s(clock.x0, at) - self.clock_now(now).since(clock.t0).as_secs_f64()
-            }
+            Some(clock) => self.lead_s(clock.x0, at) - self.played_s(now, clock),
             None => {
                 let waited = now.since(self.opened).as_secs_f64();
-                TARGET.as_secs_f64() - waited + self.lead_s(self.range.start, at)
+                self.target().as_secs_f64() - waited + self.lead_s(self.range.start, at)
             }
         }
     }
@@ -206,19 +268,11 @@ impl Reader {
     /// The offset that is needed `slack_s` from now; inside the file, not before the request.
     pub fn reach(&self, now: Time, slack_s: f64) -> u64 {
         let (x0, elapsed) = match self.clock {
-            Some(clock) => (clock.x0, self.clock_now(now).since(clock.t0).as_secs_f64()),
+            Some(clock) => (clock.x0, self.played_s(now, clock)),
             // The first bytes are due together: a window opens as if they had just been sent.
             None => (self.range.start, 0.0),
         };
-        let film = ((elapsed + slack_s) * self.rate()).max(0.0);
-        // Films are far below 2^53 bytes.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "saturates, and is clamped to the file"
-        )]
-        let film = film as u64;
-        x0.saturating_add(film)
+        x0.saturating_add(self.film(elapsed + slack_s))
             .clamp(self.range.start, self.file.end)
     }
 
@@ -243,7 +297,10 @@ impl Reader {
         self.ready = self.ready.max(self.pos);
         if self.clock.is_none() && bytes > 0 {
             self.clock = Some(Clock {
-                t0: now,
+                t0: match self.in_crowd {
+                    true => now.max(self.opened + CROWD_TARGET),
+                    false => now,
+                },
                 x0: self.range.start,
             });
             self.sample.since = now;
@@ -361,8 +418,26 @@ impl Reader {
         }
     }
 
+    /// Since the playhead began to move; negative if it has not.
+    fn played_s(&self, now: Time, clock: Clock) -> f64 {
+        let now = self.clock_now(now);
+        now.since(clock.t0).as_secs_f64() - clock.t0.since(now).as_secs_f64()
+    }
+
     fn clock_now(&self, now: Time) -> Time {
         self.frozen.unwrap_or(now)
+    }
+
+    /// Bytes of so many seconds; films are far below 2^53.
+    fn film(&self, seconds: f64) -> u64 {
+        let film = (seconds * self.rate()).max(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturates"
+        )]
+        let film = film as u64;
+        film
     }
 
     fn lead_s(&self, from: u64, to: u64) -> f64 {
@@ -377,6 +452,53 @@ mod tests {
     use super::*;
 
     const FILE: ByteRange = ByteRange::new(0, 100_000_000);
+
+    #[test]
+    fn in_a_crowd_a_film_begins_a_little_later_or_with_much_of_it() {
+        let rate = 1_000_000.0;
+        let begun = |crowd: bool| {
+            let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(rate));
+            assert!(reader.may_be_in_crowd());
+            if crowd {
+                reader.handle_crowd();
+            }
+            reader.set_ready(Time::from_secs(1), 2_500_000);
+            assert!(!reader.release(Time::from_secs(1)));
+            reader
+        };
+        assert_eq!(begun(false).sendable(), 2_500_000);
+        let mut reader = begun(true);
+        assert_eq!(reader.sendable(), 1_000_000);
+        let now = Time::from_secs(1);
+        reader.handle_sent(now, 1_000_000);
+        // Its first byte is needed when it is let go, and the rest at the film's rate.
+        assert!(close(reader.slack_s(now, 0), 2.0));
+        assert!(close(reader.slack_s(now, 2_000_000), 4.0));
+        assert_eq!(reader.held_until(), Some(Time::from_secs(3)));
+        assert!(reader.release(Time::from_secs(3)) && !reader.release(Time::from_secs(3)));
+        assert_eq!(reader.sendable(), 2_500_000);
+        // Much of it is as good, and what was promised stays promised.
+        let mut reader = begun(true);
+        reader.set_ready(now, 4_000_000);
+        assert!(reader.release(now) && !reader.may_be_in_crowd());
+        let mut late = begun(false);
+        late.handle_crowd();
+        assert_eq!(late.sendable(), 2_500_000);
+        // With more than a second sent by others before, nothing goes out until it is let go.
+        let rest = ByteRange::new(1_000_000, FILE.end);
+        let mut reader = Reader::new(Time::ZERO, rest, FILE, Some(rate));
+        reader.handle_crowd();
+        reader.set_ready(now, 2_000_000);
+        assert_eq!(reader.sendable(), 1_000_000);
+        assert_eq!(reader.held_until(), Some(Time::from_secs(3)));
+        assert!(reader.release(Time::from_secs(3)));
+        // Who has begun to show the film, or comes to its middle, is not held.
+        let mut shown = begun(false);
+        shown.handle_sent(now, 2_000_000);
+        assert!(!shown.may_be_in_crowd());
+        let middle = ByteRange::new(50_000_000, FILE.end);
+        assert!(!Reader::new(now, middle, FILE, Some(rate)).may_be_in_crowd());
+    }
 
     fn playing(rate: f64) -> Reader {
         let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(rate));

@@ -63,8 +63,8 @@ struct State {
     stored: Runs,
     /// Index in `sources`.
     from: u16,
-    /// The origin was asked; not again before that fetch is over.
-    bought: bool,
+    /// Zero: none. The fetch in which the origin was asked; not again before it is over.
+    bought: u64,
 }
 
 const MISSING: State = State {
@@ -72,7 +72,7 @@ const MISSING: State = State {
     fetch: 0,
     stored: Runs::NONE,
     from: NO_SOURCE,
-    bought: false,
+    bought: 0,
 };
 
 impl State {
@@ -271,7 +271,7 @@ impl Requests {
             }
             let was_missing = !state.asked();
             state.fetch = fetch.0;
-            state.bought = true;
+            state.bought = fetch.0;
             if was_missing {
                 self.no_longer_missing(block.piece);
             }
@@ -312,7 +312,7 @@ impl Requests {
         } else if poured.end == len {
             // Its first bytes lack: the origin may be asked for them.
             state.fetch = 0;
-            state.bought = false;
+            state.bought = 0;
             if !state.asked() {
                 self.missing_again(block);
             }
@@ -329,8 +329,8 @@ impl Requests {
                 continue;
             };
             // Of blocks that the fetch was late with, too.
-            if state.fetch == 0 || state.fetch == fetch.0 {
-                state.bought &= !over;
+            if over && state.bought == fetch.0 {
+                state.bought = 0;
             }
             if state.fetch != fetch.0 {
                 continue;
@@ -353,7 +353,7 @@ impl Requests {
         };
         let state = &started.blocks[block.block.0 as usize];
         // R46: what one peer alone is to bring is not for the origin.
-        let bought = state.bought || matches!(started.only, Some(Only::Peer(_)));
+        let bought = state.bought != 0 || matches!(started.only, Some(Only::Peer(_)));
         if state.whole(block_len(&self.layout, block.piece, block.block.0)) {
             Look::Stored
         } else if state.fetch != 0 {
@@ -565,7 +565,7 @@ impl Started {
     }
 
     fn bought(&self) -> bool {
-        self.blocks.iter().any(|state| state.bought)
+        self.blocks.iter().any(|state| state.bought != 0)
     }
 
     fn source(&mut self, source: Source) -> u16 {

@@ -11,20 +11,21 @@ use crate::units::{BLOCK_LEN, PieceIndex, Time};
 
 /// Peers served at once, at most.
 pub const WIDTH_MAX: usize = 16;
-/// Peers served at once before anything is measured.
-const WIDTH_FIRST: usize = 4;
-/// Every so many periods twice as many are tried, and kept if that brings so much more.
+/// Twice or half as many at once are tried after so many periods without a try.
 const TRY_EVERY: u32 = 16;
-const WORTH: f64 = 1.1;
+/// More at once are kept if they bring so much more; fewer, if they bring at least this part.
+const WORTH: f64 = 1.25;
+const ENOUGH: f64 = 0.9;
+/// Part of the mean of periods that the last one is.
+const RECENT: f64 = 0.25;
+/// A turn lasts so long, and as long as so many blocks take, without a further request.
+const LINGER: Duration = Duration::from_millis(100);
+const LINGER_BLOCKS: f64 = 2.0;
 /// Who has taken nothing for so long holds nobody up.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
-/// Of what the uplink was seen to carry, fewer peers at once are enough if they take this part.
-const ENOUGH: f64 = 0.9;
-/// That is measured over so long, and so many bytes.
+/// What goes out is measured over so long, and so many bytes.
 const PERIOD: Duration = Duration::from_millis(500);
 const PERIOD_BYTES: u64 = 24 * BLOCK_LEN as u64;
-/// What the uplink was seen to carry is forgotten by this factor a period.
-const FORGET: f64 = 0.98;
 
 /// Turns of one swarm's uploads.
 #[derive(Debug)]
@@ -34,13 +35,19 @@ pub struct Serving {
     queue: bool,
     /// More than one peer wants something.
     contested: bool,
+    /// Peers served at once.
     width: usize,
     period: Period,
-    /// Bytes/s.
-    best: f64,
+    /// What goes out with this width, bytes/s; zero before the first period.
+    rate: f64,
+    /// Since the last try.
     periods: u32,
-    /// More are tried: how many there were before, and the best then.
-    tried: Option<(usize, f64)>,
+    /// Another width is tried: what it was before.
+    tried: Option<usize>,
+    /// The last try that was given up was of more.
+    tried_more: bool,
+    /// Sockets fill up, or run dry, after the width changed: this period tells nothing.
+    settling: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +57,8 @@ struct Turn {
     /// When it began, or last took something.
     moved: Time,
     stuck: bool,
+    /// It has asked for nothing more so far.
+    idle: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,14 +73,16 @@ impl Serving {
             turns: Vec::new(),
             queue: false,
             contested: false,
-            width: WIDTH_FIRST,
+            width: 1,
             period: Period {
                 began: now,
                 bytes: 0,
             },
-            best: 0.0,
+            rate: 0.0,
             periods: 0,
             tried: None,
+            tried_more: false,
+            settling: false,
         }
     }
 
@@ -82,13 +93,26 @@ impl Serving {
     }
 
     /// `next`: of which piece the next block for a peer is. Turns end with their piece.
-    pub fn end_turns(&mut self, next: impl Fn(PeerKey) -> Option<PieceIndex>) {
-        self.turns.retain(|turn| next(turn.key) == Some(turn.piece));
+    pub fn end_turns(&mut self, now: Time, next: impl Fn(PeerKey) -> Option<PieceIndex>) {
+        let linger = self.linger();
+        self.turns.retain_mut(|turn| {
+            let wanted = next(turn.key);
+            turn.idle = wanted.is_none();
+            wanted == Some(turn.piece) || turn.idle && now.since(turn.moved) < linger
+        });
     }
 
-    /// How many more turns may begin.
+    /// Who asks for a few blocks at a time asks for the next when one has come.
+    fn linger(&self) -> Duration {
+        let blocks_s = f64::from(BLOCK_LEN) * LINGER_BLOCKS / self.rate.max(1.0);
+        LINGER + Duration::from_secs_f64(blocks_s.min(STUCK_AFTER.as_secs_f64()))
+    }
+
+    /// How many more turns may begin. While one peer is about to ask for more another is served.
     pub fn free(&self) -> usize {
-        let held = self.turns.iter().filter(|turn| !turn.stuck).count();
+        let held = self.turns.iter().filter(|turn| !turn.stuck);
+        let (idle, busy): (Vec<&Turn>, Vec<_>) = held.partition(|turn| turn.idle);
+        let held = busy.len() + idle.len().saturating_sub(1);
         self.width.saturating_sub(held)
     }
 
@@ -98,6 +122,7 @@ impl Serving {
             piece,
             moved: now,
             stuck: false,
+            idle: false,
         });
     }
 
@@ -107,10 +132,7 @@ impl Serving {
         // One alone tells nothing of how many should be served at once.
         let contested = waiting + self.turns.len() > 1;
         if !self.contested || !contested {
-            self.period = Period {
-                began: now,
-                bytes: 0,
-            };
+            self.begin_period(now);
         }
         self.contested = contested;
     }
@@ -126,7 +148,7 @@ impl Serving {
         }
     }
 
-    /// Fewer at once if that loses nothing, more if it does: the uplink itself tells which.
+    /// Fewer at once if that loses nothing, more if it brings more: the uplink itself tells which.
     fn measure(&mut self, now: Time) {
         let elapsed = now.since(self.period.began);
         if elapsed < PERIOD || self.period.bytes < PERIOD_BYTES {
@@ -134,20 +156,43 @@ impl Serving {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = self.period.bytes as f64 / elapsed.as_secs_f64();
-        self.best = rate.max(self.best * FORGET);
-        self.periods += 1;
-        if let Some((before, best)) = self.tried.take() {
-            if rate < best * WORTH {
-                self.width = before;
-            }
-        } else if self.periods % TRY_EVERY == 1 {
-            self.tried = Some((self.width, self.best));
-            self.width = (self.width * 2).min(WIDTH_MAX);
-        } else if rate >= self.best * ENOUGH {
-            self.width = (self.width - 1).max(1);
-        } else {
-            self.width = (self.width + 1).min(WIDTH_MAX);
+        self.begin_period(now);
+        if std::mem::take(&mut self.settling) {
+            return;
         }
+        if let Some(before) = self.tried.take() {
+            let more = self.width > before;
+            if rate >= self.rate * if more { WORTH } else { ENOUGH } {
+                self.rate = rate;
+                // What has paid may pay again.
+                return self.try_width(more);
+            }
+            self.width = before;
+            self.settling = true;
+            self.tried_more = more;
+            self.periods = 0;
+            return;
+        }
+        let known = self.rate > 0.0;
+        self.rate += (rate - self.rate) * if known { RECENT } else { 1.0 };
+        self.periods += 1;
+        if !known || self.periods >= TRY_EVERY {
+            self.try_width(!self.tried_more);
+        }
+    }
+
+    fn try_width(&mut self, more: bool) {
+        let width = match more || self.width == 1 {
+            true => (self.width * 2).min(WIDTH_MAX),
+            false => self.width / 2,
+        };
+        if width != self.width {
+            self.tried = Some(std::mem::replace(&mut self.width, width));
+            self.settling = true;
+        }
+    }
+
+    fn begin_period(&mut self, now: Time) {
         self.period = Period {
             began: now,
             bytes: 0,
@@ -156,15 +201,27 @@ impl Serving {
 
     pub fn next_timeout(&self) -> Time {
         let held = self.turns.iter().filter(|turn| !turn.stuck);
-        let stuck = held.map(|turn| turn.moved + STUCK_AFTER).min();
+        let stuck = held.map(|turn| turn.moved + self.patience(turn)).min();
         stuck.filter(|_| self.queue).unwrap_or(Time::NEVER)
+    }
+
+    fn patience(&self, turn: &Turn) -> Duration {
+        match turn.idle {
+            true => self.linger(),
+            false => STUCK_AFTER,
+        }
     }
 
     /// Whether somebody else may have a turn now.
     pub fn handle_timeout(&mut self, now: Time) -> bool {
         let mut freed = false;
+        let linger = self.linger();
         for turn in &mut self.turns {
-            let stuck = now.since(turn.moved) >= STUCK_AFTER;
+            let patience = match turn.idle {
+                true => linger,
+                false => STUCK_AFTER,
+            };
+            let stuck = now.since(turn.moved) >= patience;
             freed |= stuck && !turn.stuck;
             turn.stuck = stuck;
         }
@@ -189,6 +246,9 @@ mod tests {
         /// Blocks/s of all together, and of one peer at most.
         uplink: f64,
         line: f64,
+        /// Blocks that a socket swallows before they are on the wire, and those in each.
+        swallows: f64,
+        sockets: Vec<f64>,
         widths: Vec<usize>,
     }
 
@@ -200,8 +260,15 @@ mod tests {
                 sent: vec![0; peers],
                 uplink,
                 line,
+                swallows: 0.0,
+                sockets: vec![0.0; peers],
                 widths: Vec::new(),
             }
+        }
+
+        fn send(&mut self, peer: usize) {
+            self.sent[peer] += 1;
+            self.serving.handle_sent(self.now, PeerKey(peer), BLOCK);
         }
 
         fn piece(&self, peer: usize) -> PieceIndex {
@@ -210,7 +277,7 @@ mod tests {
 
         fn take_turns(&mut self) {
             let next: Vec<_> = (0..self.sent.len()).map(|peer| self.piece(peer)).collect();
-            self.serving.end_turns(|key| Some(next[key.0]));
+            self.serving.end_turns(self.now, |key| Some(next[key.0]));
             let mut waiting: Vec<_> = (0..next.len())
                 .filter(|&peer| !self.serving.holds(PeerKey(peer), next[peer]))
                 .collect();
@@ -235,13 +302,24 @@ mod tests {
                 let held: Vec<_> = (0..self.sent.len())
                     .filter(|&peer| self.serving.holds(PeerKey(peer), self.piece(peer)))
                     .collect();
-                let share = (self.uplink / held.len() as f64).min(self.line) / 1000.0;
-                for peer in held {
+                for &peer in &held {
+                    if self.sockets[peer] + 1.0 <= self.swallows {
+                        self.sockets[peer] += 1.0;
+                        self.send(peer);
+                    }
+                }
+                let busy = |peer: usize| held.contains(&peer) || self.sockets[peer] > 0.0;
+                let busy: Vec<_> = (0..self.sent.len()).filter(|&peer| busy(peer)).collect();
+                let share = (self.uplink / busy.len() as f64).min(self.line) / 1000.0;
+                for peer in busy {
+                    if self.sockets[peer] > 0.0 {
+                        self.sockets[peer] = (self.sockets[peer] - share).max(0.0);
+                        continue;
+                    }
                     credit[peer] += share;
                     if credit[peer] >= 1.0 {
                         credit[peer] -= 1.0;
-                        self.sent[peer] += 1;
-                        self.serving.handle_sent(self.now, PeerKey(peer), BLOCK);
+                        self.send(peer);
                     }
                 }
                 if tick == ticks / 2 {
@@ -262,10 +340,42 @@ mod tests {
         assert!(used > 0.95, "{used}");
         let late = &world.widths[10_000..];
         let alone = late.iter().filter(|&&width| width == 1).count();
-        assert!(alone * 10 > late.len() * 9, "{alone} of {}", late.len());
+        assert!(alone * 10 > late.len() * 8, "{alone} of {}", late.len());
         // Nobody is forgotten.
         let (least, most) = (world.sent.iter().min(), world.sent.iter().max());
         assert!(most.unwrap() - least.unwrap() <= PIECE, "{:?}", world.sent);
+    }
+
+    #[test]
+    fn what_sockets_swallow_is_not_taken_for_what_goes_out() {
+        let mut world = World::new(10, 20.0, 1000.0);
+        world.swallows = 2.0;
+        world.run(60);
+        let late = &world.widths[20_000..];
+        let alone = late.iter().filter(|&&width| width == 1).count();
+        assert!(alone * 10 > late.len() * 7, "{alone} of {}", late.len());
+    }
+
+    #[test]
+    fn who_asks_for_little_at_a_time_keeps_its_turn_for_a_while() {
+        let mut serving = Serving::new(Time::ZERO);
+        // A block takes 0.1 s.
+        serving.rate = BLOCK as f64 * 10.0;
+        let piece = PieceIndex(3);
+        serving.begin_turn(Time::ZERO, PeerKey(1), piece);
+        serving.end_turns(Time::ZERO, |_| None);
+        assert!(serving.holds(PeerKey(1), piece));
+        // Another is served in between, and no third.
+        assert_eq!(serving.free(), 1);
+        serving.begin_turn(Time::ZERO, PeerKey(2), piece);
+        serving.end_turns(Time::ZERO, |_| None);
+        assert_eq!(serving.free(), 0);
+        serving.set_waiting(Time::ZERO, 1);
+        let over = serving.next_timeout();
+        assert_eq!(over, Time::ZERO + Duration::from_millis(300));
+        assert!(serving.handle_timeout(over));
+        serving.end_turns(over, |_| None);
+        assert!(!serving.holds(PeerKey(1), piece));
     }
 
     #[test]
@@ -305,11 +415,13 @@ mod tests {
         for key in 0..2 {
             serving.begin_turn(Time::ZERO, PeerKey(key), PieceIndex(3));
         }
-        serving.end_turns(|key| Some(PieceIndex(if key.0 == 0 { 3 } else { 4 })));
+        serving.end_turns(Time::ZERO, |key| {
+            Some(PieceIndex(if key.0 == 0 { 3 } else { 4 }))
+        });
         assert!(serving.holds(PeerKey(0), PieceIndex(3)));
         assert!(!serving.holds(PeerKey(0), PieceIndex(4)));
         assert!(!serving.holds(PeerKey(1), PieceIndex(4)));
-        serving.end_turns(|_| None);
+        serving.end_turns(Time::from_secs(9), |_| None);
         assert!(!serving.holds(PeerKey(0), PieceIndex(3)));
     }
 }

@@ -9,6 +9,7 @@ use crate::swarm::FetchKey;
 use crate::swarm::OriginKey;
 use crate::swarm::PeerKey;
 use crate::swarm::outlook::{HEDGE_BYTES_MAX, Outlook, float};
+use crate::swarm::queue::Queue;
 use crate::swarm::rarity::Rarity;
 use crate::swarm::reader::Reader;
 use crate::swarm::rendezvous::Lot;
@@ -90,6 +91,7 @@ pub struct Mate<'a> {
     pub young: bool,
     pub srtt_s: f64,
     pub outstanding: u64,
+    pub queue: &'a Queue,
     /// It watches too: what it throws in, and the first piece that it lacks.
     pub rival: Option<(Lot, u32)>,
 }

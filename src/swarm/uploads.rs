@@ -52,7 +52,7 @@ impl Swarm {
         let piece_s = self.piece_s();
         let peers = &self.peers;
         let next = |key| Some(peers.get(key)?.ready()?.next_upload()?.piece);
-        self.serving.end_turns(next);
+        self.serving.end_turns(now, next);
         let mut waiting = Vec::new();
         for (key, peer) in peers.iter() {
             let Some(piece) = next(key) else { continue };

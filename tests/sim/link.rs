@@ -10,6 +10,9 @@ use crate::store::Content;
 
 /// What waits before a node's downlink is no more than this; senders wait instead.
 pub const QUEUE_MAX: Duration = Duration::from_millis(200);
+/// Blocks that a connection holds beyond the one that the driver waits with: those on the wire, and
+/// those that wait for it in the socket.
+pub const SOCKET_BLOCKS: usize = 2;
 
 pub enum Packet {
     /// Whole messages.
@@ -18,6 +21,12 @@ pub enum Packet {
         span: BlockSpan,
         content: Content,
     },
+}
+
+/// What was written.
+pub enum Item {
+    Control(Vec<u8>),
+    Block(BlockSpan),
 }
 
 pub struct Conn {
@@ -35,15 +44,22 @@ pub struct End {
     pub last: Time,
     /// There may be something to send.
     pub woken: bool,
-    /// In the socket: it can no longer be taken back.
-    pub pending: Option<BlockSpan>,
-    /// Its block is on the uplink.
-    pub sending: bool,
+    /// In the socket, in order: it can no longer be taken back.
+    pub socket: VecDeque<Item>,
+    /// Bytes of the block that the driver has written and not told the swarm of.
+    pub written: Option<u32>,
+    /// It waits for its turn on the uplink, or has it.
+    pub queued: bool,
     /// The driver has told the swarm that it is over.
     pub closed: bool,
 }
 
 impl End {
+    pub fn blocks(&self) -> usize {
+        let blocks = self.socket.iter();
+        blocks.filter(|item| matches!(item, Item::Block(_))).count()
+    }
+
     pub fn new(node: usize, key: PeerKey) -> Self {
         Self {
             node,
@@ -51,8 +67,9 @@ impl End {
             wire: VecDeque::new(),
             last: Time::ZERO,
             woken: false,
-            pending: None,
-            sending: false,
+            socket: VecDeque::new(),
+            written: None,
+            queued: false,
             closed: false,
         }
     }
@@ -83,12 +100,13 @@ impl Line {
     }
 }
 
-/// Connections of a node whose next block waits for the uplink.
+/// Connections of a node that take turns on its uplink, as in a router that is fair to each
+/// receiver.
 pub struct Uplink {
     pub line: Line,
     pub turns: VecDeque<(usize, usize)>,
-    /// On the line: the connection, its end, and the bytes.
-    pub current: Option<(usize, usize, u32)>,
+    /// On the line: the connection and its end.
+    pub current: Option<(usize, usize)>,
     /// When it looks again because all that is to be sent is for full downlinks.
     pub retry: Time,
 }

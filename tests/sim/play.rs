@@ -25,6 +25,9 @@ const BLOCKED_AFTER: Duration = Duration::from_millis(300);
 /// What a player takes of a request that it then leaves idle.
 const IDLE_READ: u64 = 64 * 1024;
 
+/// The tracker's answer takes so long.
+pub const ANSWERS_AFTER: Duration = Duration::from_millis(40);
+
 impl World {
     pub fn join(&mut self, id: usize) {
         let now = self.now();
@@ -48,7 +51,7 @@ impl World {
                 policy,
                 seed: self.rng.random(),
                 limits,
-                lab: Default::default(),
+                lab: self.setup.lab,
             },
         );
         let store = Store::new(Arc::clone(&self.layout), spec.seeds);
@@ -85,7 +88,8 @@ impl World {
             spec,
         });
         self.settle(id);
-        self.clock.plan(now, Event::Announce(id, true));
+        self.clock
+            .plan(now + ANSWERS_AFTER, Event::Announce(id, true));
         self.begin(id);
     }
 

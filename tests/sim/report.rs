@@ -24,6 +24,8 @@ pub struct Report {
     pub stalls: usize,
     pub stall_s: f64,
     pub stall_longest: f64,
+    /// Of them, for what another node had, s.
+    pub needless_s: f64,
     /// Of play time.
     pub stalled: f64,
     pub starts: Vec<f64>,
@@ -78,6 +80,7 @@ impl Report {
             stalls: stalls.len(),
             stall_s,
             stall_longest: stalls.iter().copied().fold(0.0, f64::max),
+            needless_s: world.needless_s,
             stalled: stall_s / (shown + stall_s),
             starts,
             seeks,

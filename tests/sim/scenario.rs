@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bittube::units::lab::Lab;
 use bittube::units::{OriginPolicy, Time};
 use rand::prelude::*;
 use rand::rngs::StdRng;
@@ -9,6 +10,7 @@ use rand::rngs::StdRng;
 use crate::node::{Leave, Spec};
 use crate::origin::{self, Fault};
 use crate::peer::Temper;
+use crate::variable;
 use crate::viewer::{Act, Script};
 use crate::world::{Setup, World};
 
@@ -66,7 +68,7 @@ fn world(name: &str, seed: u64, size: Size, nodes: Vec<Spec>) -> Setup {
         seed,
         rate: RATE,
         length_s: size.length_s,
-        piece_len: PIECE_LEN,
+        piece_len: variable("SIM_PIECE_KIB").map_or(PIECE_LEN, |kib| kib as u32 * 1024),
         origin: Some(origin::Spec {
             rate: ORIGIN * RATE,
             delay: Duration::from_millis(20),
@@ -74,10 +76,17 @@ fn world(name: &str, seed: u64, size: Size, nodes: Vec<Spec>) -> Setup {
             faults: Vec::new(),
         }),
         policy: OriginPolicy::Hybrid,
+        lab: lab(),
         nodes,
         breaks: None,
         ends: last + Duration::from_secs_f64(size.length_s * 4.0 + 60.0),
     }
+}
+
+/// Parts of the policy that are left out, or others in their place.
+fn lab() -> Lab {
+    let words = std::env::var("SIM_LAB").unwrap_or_default();
+    words.parse().expect("as `serve --lab` takes them")
 }
 
 fn count(size: Size, of: usize) -> usize {

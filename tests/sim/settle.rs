@@ -7,6 +7,7 @@ use bittube::swarm::{FetchKey, Output, PeerKey, Verdict};
 use bittube::units::{BLOCK_LEN, ByteRange, Cause, PieceIndex, Time};
 
 use crate::node::{Feed, Fetch};
+use crate::play::ANSWERS_AFTER;
 use crate::store::Content;
 use crate::world::{Event, World};
 
@@ -134,7 +135,10 @@ impl World {
                 }
                 self.drain_pool(id, None);
             }
-            Output::MorePeers => self.clock.plan(now, Event::Announce(id, false)),
+            Output::MorePeers => {
+                let at = now + ANSWERS_AFTER;
+                self.clock.plan(at, Event::Announce(id, false));
+            }
             Output::Banned { addr, .. } => node.counts.banned.push(addr),
             Output::OriginDiffers { .. } => node.counts.differs = true,
             Output::Readable { .. } | Output::Complete => {}

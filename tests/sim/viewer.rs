@@ -157,6 +157,12 @@ impl Viewer {
         self.state = State::Done;
     }
 
+    /// The byte that it waits for, while it shows nothing.
+    pub fn lacks(&self) -> Option<u64> {
+        let open = self.open.filter(|open| open.pos < self.file.end)?;
+        matches!(self.state, State::Stalled(..)).then_some(open.pos)
+    }
+
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
@@ -231,7 +237,15 @@ impl Viewer {
     /// Notes what it did until now.
     fn finish(&mut self, now: Time) {
         match self.state {
-            State::Stalled(since, _) => {
+            State::Stalled(since, at) => {
+                if std::env::var("K_STALLS").is_ok() {
+                    eprintln!(
+                        "STALL at {:.1} film {:.1} for {:.2}",
+                        since.since(Time::from_secs(1)).as_secs_f64(),
+                        at as f64 / self.rate,
+                        now.since(since).as_secs_f64()
+                    );
+                }
                 self.record.stalls.push(now.since(since).as_secs_f64());
             }
             State::Playing(since, _) => self.record.shown += now.since(since).as_secs_f64(),

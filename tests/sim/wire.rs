@@ -7,7 +7,7 @@ use bittube::peer::session::Send;
 use bittube::swarm::PeerKey;
 use bittube::units::Time;
 
-use crate::link::{Conn, End, Packet, QUEUE_MAX};
+use crate::link::{Conn, End, Item, Packet, QUEUE_MAX, SOCKET_BLOCKS};
 use crate::peer::without_cancels;
 use crate::settle::Input;
 use crate::store::RIGHT;
@@ -54,7 +54,8 @@ impl World {
             return;
         }
         state.woken = false;
-        state.pending = None;
+        state.written = None;
+        state.socket.clear();
         let (id, key) = (state.node, state.key);
         let was_open = std::mem::replace(&mut self.conns[conn].open, false);
         if was_open || !self.conns[conn].ends[1 - end].closed {
@@ -78,13 +79,14 @@ impl World {
         }
     }
 
-    /// Asks the session what is to be sent, until a block waits for the uplink.
+    /// Asks the session what is to be sent, until the socket takes no more.
     pub fn poll(&mut self, conn: usize, end: usize) {
+        let now = self.now();
         let state = &self.conns[conn].ends[end];
         let (id, key) = (state.node, state.key);
         loop {
             let state = &mut self.conns[conn].ends[end];
-            if state.closed || !state.woken || state.pending.is_some() || state.sending {
+            if state.closed || !state.woken || state.written.is_some() {
                 break;
             }
             match self.node(id).swarm.poll_send(key) {
@@ -96,16 +98,43 @@ impl World {
                         node.store.verified().contains(span.piece.at()),
                         "unverified bytes go to a peer"
                     );
-                    node.uplink.turns.push_back((conn, end));
-                    self.conns[conn].ends[end].pending = Some(span);
-                    self.start_upload(id);
+                    let state = &mut self.conns[conn].ends[end];
+                    state.socket.push_back(Item::Block(span));
+                    state.written = Some(span.len);
+                    if state.blocks() <= SOCKET_BLOCKS {
+                        self.clock.plan(now, Event::Written(conn, end));
+                    }
+                    self.enqueue(conn, end);
                 }
             }
         }
     }
 
-    fn say(&mut self, conn: usize, end: usize, bytes: Vec<u8>) {
+    /// The socket has room again.
+    pub fn handle_written(&mut self, conn: usize, end: usize) {
         let now = self.now();
+        let state = &mut self.conns[conn].ends[end];
+        let (id, key) = (state.node, state.key);
+        let Some(len) = state.written.take().filter(|_| !state.closed) else {
+            return;
+        };
+        let node = self.node(id);
+        node.counts.to_peers += u64::from(len);
+        node.swarm.sent(now, key, len as usize);
+        self.poll(conn, end);
+        self.settle(id);
+    }
+
+    fn enqueue(&mut self, conn: usize, end: usize) {
+        let state = &mut self.conns[conn].ends[end];
+        let id = state.node;
+        if !std::mem::replace(&mut state.queued, true) {
+            self.node(id).uplink.turns.push_back((conn, end));
+        }
+        self.start_upload(id);
+    }
+
+    fn say(&mut self, conn: usize, end: usize, bytes: Vec<u8>) {
         let state = &self.conns[conn].ends[end];
         let (id, key) = (state.node, state.key);
         for block in self.node(id).asked.handle_said(key, &bytes) {
@@ -115,7 +144,16 @@ impl World {
                 self.assert_two(node, peers);
             }
         }
-        let at = now + self.conns[conn].delay + self.jitter();
+        let state = &mut self.conns[conn].ends[end];
+        if state.socket.is_empty() {
+            self.put_control(conn, end, bytes);
+        } else {
+            state.socket.push_back(Item::Control(bytes));
+        }
+    }
+
+    fn put_control(&mut self, conn: usize, end: usize, bytes: Vec<u8>) {
+        let at = self.now() + self.conns[conn].delay + self.jitter();
         self.put(conn, 1 - end, at, Packet::Control(bytes));
     }
 
@@ -160,16 +198,17 @@ impl World {
 
     fn upload(&mut self, id: usize, conn: usize, end: usize) {
         let now = self.now();
-        let state = &mut self.conns[conn].ends[end];
-        let span = state.pending.take().expect("it has a turn");
-        state.sending = true;
+        let Some(Item::Block(span)) = self.conns[conn].ends[end].socket.front() else {
+            panic!("a connection in the queue has a block to send");
+        };
+        let span = *span;
         let (other, delay) = (self.conns[conn].ends[1 - end].node, self.conns[conn].delay);
         self.nonce += 1;
         let nonce = self.nonce;
         let node = self.node(id);
         let content = node.spec.temper.content(span, nonce);
         let left = node.uplink.line.pass(now, u64::from(span.len));
-        node.uplink.current = Some((conn, end, span.len));
+        node.uplink.current = Some((conn, end));
         self.clock.plan(left, Event::Uplink(id));
         let at = left + delay + self.jitter();
         let at = self.node(other).downlink.pass(at, u64::from(span.len));
@@ -182,19 +221,31 @@ impl World {
         if node.uplink.current.is_some() && node.uplink.line.free > now {
             return;
         }
-        if let Some((conn, end, len)) = node.uplink.current.take() {
+        if let Some((conn, end)) = node.uplink.current.take() {
             let state = &mut self.conns[conn].ends[end];
-            state.sending = false;
+            state.queued = false;
             if !state.closed {
-                let key = state.key;
-                let node = self.node(id);
-                node.counts.to_peers += u64::from(len);
-                node.swarm.sent(now, key, len as usize);
-                self.poll(conn, end);
-                self.settle(id);
+                state.socket.pop_front();
+                self.next_item(conn, end);
+                let state = &self.conns[conn].ends[end];
+                if state.blocks() <= SOCKET_BLOCKS {
+                    self.handle_written(conn, end);
+                }
             }
         }
         self.start_upload(id);
+    }
+
+    /// What was said goes with the blocks that it stands between; the next block waits for a turn.
+    fn next_item(&mut self, conn: usize, end: usize) {
+        while let Some(item) = self.conns[conn].ends[end].socket.front() {
+            if matches!(item, Item::Block(_)) {
+                return self.enqueue(conn, end);
+            }
+            if let Some(Item::Control(bytes)) = self.conns[conn].ends[end].socket.pop_front() {
+                self.put_control(conn, end, bytes);
+            }
+        }
     }
 
     /// The next packet on the way to `end` is there.

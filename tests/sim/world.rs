@@ -9,6 +9,7 @@ use bittube::origin::pool::ConnKey;
 use bittube::swarm::PeerKey;
 use bittube::swarm::dialer::Found;
 use bittube::torrent::layout::Layout;
+use bittube::units::lab::Lab;
 use bittube::units::{BLOCK_LEN, ByteRange, OriginPolicy, Time};
 use rand::prelude::*;
 use rand::rngs::StdRng;
@@ -25,6 +26,8 @@ const AUDIT: Duration = Duration::from_secs(1);
 const ANNOUNCE: Duration = Duration::from_secs(60);
 /// Addresses in one answer of the tracker.
 const ADDRESSES: usize = 50;
+/// Connections break for so long: what must come in the end comes once they hold.
+const BREAKS: Duration = Duration::from_secs(60);
 /// Longer a run does not stand at one moment.
 const EVENTS_AT_ONCE: u32 = 1_000_000;
 /// Beyond this jitter packets do not differ.
@@ -41,6 +44,7 @@ pub struct Setup {
     pub piece_len: u32,
     pub origin: Option<origin::Spec>,
     pub policy: OriginPolicy,
+    pub lab: Lab,
     pub nodes: Vec<Spec>,
     /// Of all connections, one breaks at random each time this has passed.
     pub breaks: Option<Duration>,
@@ -59,6 +63,7 @@ pub enum Event {
     Hear(usize, usize),
     Closed(usize, usize),
     Uplink(usize),
+    Written(usize, usize),
     Pool(usize),
     Connected(usize, ConnKey),
     Asked(usize, ConnKey, Vec<u8>),
@@ -83,6 +88,8 @@ pub struct World {
     /// Of all that happened.
     pub digest: u64,
     pub nonce: u64,
+    /// Stalls for what was to be had from another node, as far as looks tell, s.
+    pub needless_s: f64,
 }
 
 impl World {
@@ -109,6 +116,7 @@ impl World {
             events: 0,
             digest: 0xcbf2_9ce4_8422_2325,
             nonce: 0,
+            needless_s: 0.0,
             setup,
             clock,
             layout,
@@ -134,12 +142,13 @@ impl World {
     /// Until nobody plays any more, or the time is over.
     pub fn run(&mut self) {
         let end = Self::START + self.setup.ends;
-        let mut at_once = 0;
+        let (mut at_once, mut before) = (0, self.now());
         while let Some(event) = self.clock.next() {
             if self.now() > end {
                 break;
             }
-            let before = self.now();
+            at_once = if self.now() == before { at_once + 1 } else { 0 };
+            before = self.now();
             self.events += 1;
             self.note(&event);
             let audit = matches!(event, Event::Audit);
@@ -147,7 +156,6 @@ impl World {
             if audit && self.is_over() {
                 break;
             }
-            at_once = if self.now() == before { at_once + 1 } else { 0 };
             assert!(at_once < EVENTS_AT_ONCE, "time stands still at {before:?}");
         }
         for node in self.nodes.iter().flatten() {
@@ -182,6 +190,7 @@ impl World {
             Event::Audit => self.audit(),
             Event::Server => self.handle_server(),
             Event::Closed(conn, end) => self.handle_closed(conn, end),
+            Event::Written(conn, end) => self.handle_written(conn, end),
             Event::Hear(conn, end) => self.hear(conn, end),
             Event::Dialled(id, _, _)
             | Event::Act(id, _)
@@ -251,6 +260,7 @@ impl World {
             Event::Answer(id, ..) => (14, *id),
             Event::Break => (15, 0),
             Event::Audit => (16, 0),
+            Event::Written(conn, end) => (17, conn * 2 + end),
         };
         let wire = match event {
             Event::Hear(conn, end) => match self.conns[*conn].ends[*end].wire.front() {
@@ -319,7 +329,7 @@ impl World {
                 self.clock.plan(now, Event::Closed(conn, end));
             }
         }
-        if let Some(every) = self.setup.breaks {
+        if let Some(every) = self.setup.breaks.filter(|_| now < Self::START + BREAKS) {
             self.clock.plan(now + every, Event::Break);
         }
     }
@@ -334,9 +344,25 @@ impl World {
         for id in 0..self.nodes.len() {
             if self.is_alive(id) {
                 self.audit_node(id);
+                self.needless_s += self.needless(id);
             }
         }
         self.clock.plan(now + AUDIT, Event::Audit);
+    }
+
+    /// How long, since the last look, this player stood still for a piece that another node shares.
+    fn needless(&self, id: usize) -> f64 {
+        let lacks = |node: &Node| node.viewer.lacks();
+        let Some(at) = self.nodes[id].as_ref().and_then(lacks) else {
+            return 0.0;
+        };
+        let piece = self.layout.piece_of(at);
+        let mut others = self.nodes.iter().flatten().enumerate();
+        let shared = others.any(|(other, node)| {
+            let shares = node.alive && !node.spec.temper.rides_free && other != id;
+            shares && node.swarm.have().contains(piece.at())
+        });
+        f64::from(u8::from(shared)) * AUDIT.as_secs_f64()
     }
 
     /// No block is asked of more than two peers; one that is about to be told otherwise counts not.

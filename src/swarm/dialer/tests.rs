@@ -41,6 +41,24 @@ fn each_failure_doubles_the_pause_up_to_half_an_hour() {
 }
 
 #[test]
+fn who_answered_once_is_tried_every_minute_however_often_it_broke() {
+    let mut dialer = dialer();
+    dialer.add(Time::ZERO, addr(1), Found::Tracker);
+    let pauses: Vec<_> = (0..12)
+        .map(|_| {
+            let now = dialer.next_timeout();
+            assert_eq!(dialer.poll_dial(now), Some(addr(1)));
+            dialer.handle_connected(now, addr(1));
+            dialer.handle_shaken(addr(1));
+            dialer.handle_closed(now, addr(1));
+            dialer.next_timeout().since(now).as_secs()
+        })
+        .collect();
+    assert_eq!(pauses[..3], [10, 20, 40]);
+    assert_eq!(pauses[3..], [60; 9]);
+}
+
+#[test]
 fn a_stranger_is_given_up_sooner() {
     let mut dialer = dialer();
     dialer.add(Time::ZERO, addr(1), Found::Pex);

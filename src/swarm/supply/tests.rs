@@ -19,6 +19,7 @@ struct Case {
     all: FixedBitSet,
     rarity: Rarity,
     lot: Lot,
+    queue: Queue,
 }
 
 fn lot(id: u8) -> Lot {
@@ -39,6 +40,7 @@ fn case(policy: OriginPolicy) -> Case {
     Case {
         rarity,
         lot: lot(0),
+        queue: Queue::default(),
         layout,
         requests,
         supply,
@@ -62,6 +64,7 @@ impl Case {
                 young: false,
                 srtt_s: 0.02,
                 outstanding: 0,
+                queue: &self.queue,
                 rival: None,
             })
             .collect();
@@ -96,6 +99,7 @@ fn plan_among(case: &Case, now: Time, reader: &Reader, rivals: &[Lot], front: u3
         young: false,
         srtt_s: 0.02,
         outstanding: 0,
+        queue: &case.queue,
         rival: Some((lot, front)),
     };
     let mates: Vec<_> = rivals.iter().enumerate().map(mate).collect();

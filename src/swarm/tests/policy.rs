@@ -92,7 +92,7 @@ fn a_crowd_that_comes_at_once_shares_what_each_fetches() {
 fn plain_rules_cost_more() {
     for words in ["sequential,fallback", "rarest,fallback", "rarest,web-seed"] {
         let bill = crowd(8, 5 * MIB, 0.1, lab(words));
-        assert!(bill.copies() > 5.0, "{words}: {bill:.3?}");
+        assert!(bill.copies() > 4.0, "{words}: {bill:.3?}");
     }
 }
 
@@ -101,7 +101,7 @@ fn who_comes_later_is_served_by_who_came_before() {
     let staggered = crowd(6, 10 * MIB, 5.0, lab(""));
     assert!(staggered.copies() < 2.0, "{staggered:.3?}");
     assert!(
-        staggered.stall_s < 0.5 && staggered.wasted < 0.05,
+        staggered.stall_s < 0.5 && staggered.wasted < 0.02,
         "{staggered:.3?}"
     );
 }

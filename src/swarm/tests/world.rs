@@ -483,8 +483,7 @@ impl World {
     }
 
     fn drain(&mut self, id: usize, bytes: &[u8], origin: bool) {
-        let mut verdicts = VecDeque::new();
-        let mut dials = Vec::new();
+        let (mut verdicts, mut dials) = (VecDeque::new(), Vec::new());
         let mut first = true;
         loop {
             while let Some(output) = self.nodes[id].swarm.poll_output() {
@@ -507,7 +506,9 @@ impl World {
                         let ready = self.now + origin.first_byte;
                         origin.fetches.push_back((fetch, range, ready));
                     }
-                    Output::CancelFetch { .. } | Output::Readable { .. } | Output::MorePeers => {}
+                    Output::CancelFetch { .. } | Output::Readable { .. } => {}
+                    // The tracker knows nobody else.
+                    Output::MorePeers => node.swarm.add_addresses(self.now, &[], Found::Tracker),
                     Output::Dial { peer, addr } => dials.push((peer, addr)),
                     Output::Close { peer } => {
                         let place = |link: &&mut Link| link.open && link.ends.contains(&(id, peer));
