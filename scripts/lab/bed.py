@@ -245,6 +245,7 @@ class Stub:
         else:
             words += ["--listen", "127.0.0.1:8081", "--admin", "127.0.0.1:8082",
                       "--origin-policy", options["policy"]]
+            words += ["--lab", options["lab"]] if options["lab"] else []
         cores = self.bed.cores
         core = cores[self.host.number % len(cores)]
         self.process = self.host.spawn(self.name, words, core, env)

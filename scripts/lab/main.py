@@ -43,6 +43,10 @@ def read_words():
     words.add_argument("--length", type=int, metavar="S", help=f"of the film [{LENGTH_S}]")
     words.add_argument("--policy", default="hybrid", metavar="NAME",
                        help="an --origin-policy of `bittube`, or http: no BitTube at all")
+    words.add_argument("--without", default="", metavar="WORD[,WORD…]",
+                       help="part of the policy that is left out, or another's rule in its place: "
+                       "no-rank, no-inject, no-hedge, sequential, rarest, fallback, web-seed, "
+                       "client-server")
     words.add_argument("--log", metavar="FILTER",
                        help="what the viewers log; all logs are then kept in target/lab/logs/")
     words.add_argument("--keep", action="store_true", help="in bench-results/, whatever was run")
@@ -86,7 +90,7 @@ def play(given, name, seed, out):
     options = {
         "scenario": name, "seed": seed, "viewers": given.viewers, "length": given.length,
         "policy": given.policy, "binary": given.binary, "log": given.log or "warn", "out": str(out),
-        "logs": None,
+        "logs": None, "lab": given.without,
     }
     if given.log:
         options["logs"] = str(ROOT / "target/lab/logs" / f"{now()}-{name}-{seed}")
@@ -146,6 +150,7 @@ def facts(given):
         commit = "another build than this tree's"
     return [
         ("scenarios", " ".join(given.names)), ("policy", given.policy),
+        ("left out", given.without or "nothing"),
         ("film", f"{given.length} s"), ("seeds", given.seeds),
         ("build", Path(given.binary).parent.name),
         ("commit", commit), ("nginx", first_line("nginx", "-v")),

@@ -36,8 +36,9 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 const STRANGERS_MAX: usize = 256;
 /// A peer that takes nothing for this long is gone.
 const SEND_STALL: Duration = Duration::from_secs(120);
-/// What waits in a peer's socket: beyond two blocks another peer may be more urgent.
-const UNSENT_MAX: u32 = 32 << 10;
+/// What waits in a peer's socket: beyond a block another peer may be more urgent, and what waits
+/// there cannot be taken back.
+const UNSENT_MAX: u32 = 16 << 10;
 
 /// The driver's side of a peer.
 pub struct PeerConn {

@@ -92,6 +92,7 @@ impl Swarm {
             return 0;
         };
         let room = peer.room().min(limit);
+        let piece_len = u64::from(torrent.layout.nominal_piece_len());
         let mut asked = 0;
         while asked < room {
             let eta = peer.eta();
@@ -102,7 +103,8 @@ impl Swarm {
                 eta_s: if eta <= quickest * 2 {
                     0.0
                 } else {
-                    eta.as_secs_f64()
+                    // A piece is of use when it is whole.
+                    peer.pace.eta(piece_len).as_secs_f64()
                 },
                 allowed: session.choking_us().then_some(&peer.allowed_fast[..]),
             };

@@ -8,8 +8,9 @@ use crate::units::Time;
 
 /// Addresses kept of one swarm.
 pub const KNOWN_MAX: usize = 2000;
-/// Connections being opened.
-pub const HALF_OPEN_MAX: usize = 32;
+/// Connections being opened: of those that a tracker names many have gone, and take seconds to
+/// tell.
+pub const HALF_OPEN_MAX: usize = 100;
 /// New connections a second.
 pub const DIALS_PER_S: u32 = 30;
 /// Addresses that are refused.

@@ -381,7 +381,9 @@ impl Outlook<'_> {
     fn first_byte(&self) -> u64 {
         let layout = self.scene.layout;
         let ready = self.reader.ready();
-        let start = if self.origin.direct {
+        // What is here and not shown waits for the rest of its piece, which may begin before it.
+        let stored = |at| self.scene.requests.look(layout.block_of(at)) == Look::Stored;
+        let start = if self.origin.direct && !(ready < layout.length() && stored(ready)) {
             layout.block_range(layout.block_of(ready)).start
         } else {
             layout.piece_range(layout.piece_of(ready)).start
@@ -496,11 +498,12 @@ impl<'a> Expectation<'a> {
             return f64::INFINITY;
         };
         let behind = mate.queue.behind(block).unwrap_or(0);
-        if mate.rate > 0.0 {
-            mate.finish_s - float(behind) / mate.rate
-        } else {
-            mate.finish_s
-        }
+        let queued_s = match mate.rate > 0.0 {
+            true => mate.finish_s - float(behind) / mate.rate,
+            false => mate.finish_s,
+        };
+        let coming_s = mate.queue.coming_s(self.scene.now, block);
+        coming_s.map_or(queued_s, |coming_s| queued_s.min(coming_s))
     }
 
     /// The blocks of one piece that are not stored, with the seconds until each is here.

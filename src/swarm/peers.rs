@@ -22,8 +22,8 @@ const QUEUE: Duration = Duration::from_micros(500);
 /// Blocks that are asked of it whatever its rate, and as long as that still grows.
 const QUEUE_MIN: u32 = 8;
 const QUEUE_YOUNG: u32 = 16;
-/// What a peer brings in this time is asked of it at once, up to so many blocks: one that serves its
-/// peers in turns gives the turn to another when it has nothing more to bring.
+/// What a peer brings in this time is asked of it at once, up to so many blocks: one that serves
+/// its peers in turns gives the turn to another when it has nothing more to bring.
 const TURN_S: f64 = 1.5;
 const TURN_BLOCKS_MAX: u32 = 8;
 /// A block is late when it is so much later than expected, at least.
@@ -310,6 +310,7 @@ impl Peer {
         self.bytes_down += u64::from(len);
         self.late = false;
         self.snubbed = false;
+        self.queue.handle_brought(now, block.piece);
         let asked = self.queue.take(block)?;
         self.pace.handle_received(now, u64::from(len));
         self.pace.set_depth_max(depth_max(&self.pace));

@@ -2,11 +2,24 @@
 
 use std::collections::VecDeque;
 
-use crate::units::{Block, Time};
+use crate::units::{Block, PieceIndex, Time};
+
+/// A turn may pause for so long between two blocks, beside what it takes for one, s.
+const PAUSE_S: f64 = 0.1;
 
 #[derive(Debug, Default)]
 pub struct Queue {
     asked: VecDeque<Asked>,
+    turn: Option<Turn>,
+}
+
+/// A peer that serves one after the other brings the blocks of a piece in a row.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    piece: PieceIndex,
+    /// When its last block came, and how long after the one before, s.
+    came: Time,
+    block_s: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +42,36 @@ impl Queue {
     pub fn take(&mut self, block: Block) -> Option<Asked> {
         let place = self.asked.iter().position(|asked| asked.block == block)?;
         self.asked.remove(place)
+    }
+
+    pub fn handle_brought(&mut self, now: Time, piece: PieceIndex) {
+        let before = self.turn.filter(|turn| turn.piece == piece);
+        self.turn = Some(Turn {
+            piece,
+            came: now,
+            block_s: before.map(|turn| now.since(turn.came).as_secs_f64()),
+        });
+    }
+
+    /// Until a block comes of the piece whose turn it is, s; `None` if it is another's turn.
+    pub fn coming_s(&self, now: Time, block: Block) -> Option<f64> {
+        let turn = self.turn.filter(|turn| turn.piece == block.piece)?;
+        let block_s = turn.block_s?;
+        let since_s = now.since(turn.came).as_secs_f64();
+        if since_s > 2.0 * block_s + PAUSE_S {
+            return None;
+        }
+        let mut ahead = 0.0;
+        for asked in &self.asked {
+            ahead += block_s;
+            if asked.block == block {
+                return Some((ahead - since_s).max(0.0));
+            }
+            if asked.block.piece != block.piece {
+                return None;
+            }
+        }
+        None
     }
 
     /// In the order of asking.
@@ -60,13 +103,38 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{BlockIndex, PieceIndex};
+    use crate::units::BlockIndex;
 
     fn block(index: u32) -> Block {
         Block {
             piece: PieceIndex(3),
             block: BlockIndex(index),
         }
+    }
+
+    #[test]
+    fn the_blocks_of_a_turn_come_in_a_row() {
+        let mut queue = Queue::default();
+        let at = |millis| Time::ZERO + std::time::Duration::from_millis(millis);
+        for index in 2..5 {
+            let (asked, expect) = (Time::ZERO, at(9000));
+            queue.push(Asked {
+                block: block(index),
+                len: 100,
+                at: asked,
+                expect,
+            });
+        }
+        let coming = |queue: &Queue, millis| queue.coming_s(at(millis), block(3));
+        queue.handle_brought(at(1000), PieceIndex(3));
+        assert_eq!(coming(&queue, 1000), None);
+        queue.handle_brought(at(1100), PieceIndex(3));
+        assert!(coming(&queue, 1100).is_some_and(|wait| (wait - 0.2).abs() < 1e-9));
+        assert!(coming(&queue, 1250).is_some_and(|wait| (wait - 0.05).abs() < 1e-9));
+        // Its turn is over.
+        assert_eq!(coming(&queue, 1500), None);
+        queue.handle_brought(at(1200), PieceIndex(4));
+        assert_eq!(coming(&queue, 1200), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::store::Content;
 pub const QUEUE_MAX: Duration = Duration::from_millis(200);
 /// Blocks that a connection holds beyond the one that the driver waits with: those on the wire, and
 /// those that wait for it in the socket.
-pub const SOCKET_BLOCKS: usize = 2;
+pub const SOCKET_BLOCKS: usize = 1;
 
 pub enum Packet {
     /// Whole messages.

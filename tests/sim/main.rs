@@ -105,7 +105,7 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
             ("copies / bound", s1.copies / s1.bound, 2.0, 3.2),
             ("longest stall, s", s1.stall_longest, 1.0, 1.0),
             ("start p95, s", s1.start(0.95), 4.0, 4.0),
-            duplicates(&s1, 3.2),
+            duplicates(&s1, 2.0),
         ],
     ));
     let s2 = play(scenario::s2("S2 staggered", seed, size, 30));
@@ -115,11 +115,11 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
             ("copies", s2.copies, 3.0, 3.0),
             ("start p95, s", s2.start(0.95), 2.0, 2.0),
             ("stalls", s2.stalls as f64, 0.0, 0.0),
-            duplicates(&s2, 4.9),
+            duplicates(&s2, 3.0),
         ],
     ));
     all.extend(scarce_and_restless(seed, size));
-    for (flash, base, limit, stalls) in [(true, &s1, 1.75, 0.0), (false, &s2, 2.7, 0.0)] {
+    for (flash, base, limit, stalls) in [(true, &s1, 1.75, 0.0), (false, &s2, 2.15, 0.0)] {
         let s6 = play(scenario::s6(seed, size, flash));
         let added = (s6.bound - base.bound).max(0.0);
         let more = s6.copies / (base.copies + 1.2 * added);
@@ -141,7 +141,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     let mut all = levels(
         &s3,
         &[
-            ("copies / bound", s3.copies / s3.bound, 1.25, 2.15),
+            ("copies / bound", s3.copies / s3.bound, 1.25, 2.1),
             ("stalled, %", s3.stalled * 100.0, 1.0, 1.0),
             duplicates(&s3, 10.5),
         ],
@@ -151,9 +151,9 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s4,
         &[
-            ("not offloaded, %", bought, 17.0, 40.7),
-            ("longest stall, s", s4.stall_longest, 1.0, 1.0),
-            duplicates(&s4, 5.1),
+            ("not offloaded, %", bought, 17.0, 40.0),
+            ("longest stall, s", s4.stall_longest, 1.0, 1.4),
+            duplicates(&s4, 3.1),
         ],
     ));
     let s5 = play(scenario::s5(seed, size));
@@ -162,7 +162,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
         &[
             ("seek p95, s", s5.seek(0.95), 1.5, 1.5),
             ("copies", s5.copies, 2.0, 2.0),
-            duplicates(&s5, 4.9),
+            duplicates(&s5, 3.8),
         ],
     ));
     all
@@ -171,17 +171,18 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
 /// S7 and S8.
 fn troubled(seed: u64, size: Size) -> Vec<Level> {
     let mut all = Vec::new();
-    for (slow, limit) in [(false, 2.4), (true, 5.1)] {
+    for (slow, limit, most) in [(false, 3.5, 4.0), (true, 3.0, 21.0)] {
         let s7 = play(scenario::s7(seed, size, slow));
         let longest = ("longest stall, s", s7.stall_longest, 1.0, limit);
-        all.extend(levels(&s7, &[longest]));
+        let needless = ("needless stalls, s", s7.needless_s, 0.0, most);
+        all.extend(levels(&s7, &[longest, needless]));
     }
     let s8 = play(scenario::s8(seed, size));
     let vain = s8.duplicates * 100.0;
     all.extend(levels(
         &s8,
         &[
-            ("received in vain, %", vain, 2.0, 10.4),
+            ("received in vain, %", vain, 2.0, 8.5),
             ("liars met and not banned, of 1", s8.pardoned, 0.0, 0.0),
         ],
     ));
@@ -233,8 +234,10 @@ fn a_seed_replays_exactly() {
 }
 
 /// Worlds in which something once did not hold. 643: what an origin alone was to bring waited for it
-/// after it was found to have another film.
-const FOUND: [u64; 4] = [643, 905, 952, 5781];
+/// after it was found to have another film. 952, 5781: a block was bought beside an open fetch for
+/// it. 905: a peer whose line broke often was not called again for half an hour. 6817: the first block
+/// of a piece, before where the player had sought to, was bought by nobody.
+const FOUND: [u64; 5] = [643, 905, 952, 5781, 6817];
 
 #[test]
 fn what_must_hold_holds_in_small_worlds() {
