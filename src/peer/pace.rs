@@ -296,7 +296,7 @@ fn seconds(seconds: f64) -> Duration {
 }
 
 /// Whole blocks in so many bytes, at most `DEPTH_MAX`.
-fn blocks(bytes: f64) -> u32 {
+pub fn blocks(bytes: f64) -> u32 {
     let blocks = (bytes / f64::from(BLOCK_LEN)).clamp(0.0, f64::from(DEPTH_MAX));
     #[expect(
         clippy::cast_possible_truncation,

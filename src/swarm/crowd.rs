@@ -66,7 +66,7 @@ impl Swarm {
         let Some(torrent) = &self.torrent else { return };
         let piece_len = f64::from(torrent.layout.nominal_piece_len());
         for (_, reader) in &mut self.readers {
-            if !reader.may_be_in_crowd() || reader.ready() >= torrent.layout.length() {
+            if !reader.may_be_in_crowd() {
                 continue;
             }
             let ours = torrent.layout.piece_of(reader.ready()).0;

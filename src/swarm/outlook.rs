@@ -382,8 +382,9 @@ impl Outlook<'_> {
         let layout = self.scene.layout;
         let ready = self.reader.ready();
         // What is here and not shown waits for the rest of its piece, which may begin before it.
-        let stored = |at| self.scene.requests.look(layout.block_of(at)) == Look::Stored;
-        let start = if self.origin.direct && !(ready < layout.length() && stored(ready)) {
+        let unshown = ready < layout.length()
+            && self.scene.requests.look(layout.block_of(ready)) == Look::Stored;
+        let start = if self.origin.direct && !unshown {
             layout.block_range(layout.block_of(ready)).start
         } else {
             layout.piece_range(layout.piece_of(ready)).start
@@ -545,7 +546,7 @@ pub fn float(bytes: u64) -> f64 {
     clippy::cast_sign_loss,
     reason = "saturates"
 )]
-fn bytes(estimate: f64) -> u64 {
+pub fn bytes(estimate: f64) -> u64 {
     estimate as u64
 }
 

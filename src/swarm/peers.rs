@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::peer::pace::Pace;
+use crate::peer::pace::{Pace, blocks};
 use crate::peer::session::Session;
 use crate::swarm::PeerKey;
 use crate::swarm::dialer::is_global;
@@ -404,18 +404,6 @@ fn depth_max(pace: &Pace) -> u32 {
         QUEUE_MIN
     };
     blocks.clamp(least, QUEUE_MAX)
-}
-
-/// Whole blocks in so many bytes.
-fn blocks(bytes: f64) -> u32 {
-    let blocks = bytes / f64::from(crate::units::BLOCK_LEN);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "saturates"
-    )]
-    let blocks = blocks as u32;
-    blocks
 }
 
 #[cfg(test)]

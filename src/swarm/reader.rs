@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::swarm::outlook::bytes;
 use crate::torrent::layout::Layout;
 use crate::units::{BLOCK_LEN, ByteRange, PieceIndex, Time};
 
@@ -428,16 +429,9 @@ impl Reader {
         self.frozen.unwrap_or(now)
     }
 
-    /// Bytes of so many seconds; films are far below 2^53.
+    /// Bytes of so many seconds; none of a time gone by.
     fn film(&self, seconds: f64) -> u64 {
-        let film = (seconds * self.rate()).max(0.0);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "saturates"
-        )]
-        let film = film as u64;
-        film
+        bytes(seconds * self.rate())
     }
 
     fn lead_s(&self, from: u64, to: u64) -> f64 {

@@ -61,6 +61,13 @@ struct Turn {
     idle: bool,
 }
 
+impl Turn {
+    /// When it holds nobody up any more if it takes nothing.
+    fn stuck_at(&self, linger: Duration) -> Time {
+        self.moved + if self.idle { linger } else { STUCK_AFTER }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Period {
     began: Time,
@@ -110,9 +117,13 @@ impl Serving {
 
     /// How many more turns may begin. While one peer is about to ask for more another is served.
     pub fn free(&self) -> usize {
-        let held = self.turns.iter().filter(|turn| !turn.stuck);
-        let (idle, busy): (Vec<&Turn>, Vec<_>) = held.partition(|turn| turn.idle);
-        let held = busy.len() + idle.len().saturating_sub(1);
+        let held = |idle| {
+            let turns = self.turns.iter();
+            turns
+                .filter(|turn| !turn.stuck && turn.idle == idle)
+                .count()
+        };
+        let held = held(false) + held(true).saturating_sub(1);
         self.width.saturating_sub(held)
     }
 
@@ -200,16 +211,10 @@ impl Serving {
     }
 
     pub fn next_timeout(&self) -> Time {
+        let linger = self.linger();
         let held = self.turns.iter().filter(|turn| !turn.stuck);
-        let stuck = held.map(|turn| turn.moved + self.patience(turn)).min();
+        let stuck = held.map(|turn| turn.stuck_at(linger)).min();
         stuck.filter(|_| self.queue).unwrap_or(Time::NEVER)
-    }
-
-    fn patience(&self, turn: &Turn) -> Duration {
-        match turn.idle {
-            true => self.linger(),
-            false => STUCK_AFTER,
-        }
     }
 
     /// Whether somebody else may have a turn now.
@@ -217,11 +222,7 @@ impl Serving {
         let mut freed = false;
         let linger = self.linger();
         for turn in &mut self.turns {
-            let patience = match turn.idle {
-                true => linger,
-                false => STUCK_AFTER,
-            };
-            let stuck = now.since(turn.moved) >= patience;
+            let stuck = now >= turn.stuck_at(linger);
             freed |= stuck && !turn.stuck;
             turn.stuck = stuck;
         }

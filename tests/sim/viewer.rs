@@ -237,15 +237,7 @@ impl Viewer {
     /// Notes what it did until now.
     fn finish(&mut self, now: Time) {
         match self.state {
-            State::Stalled(since, at) => {
-                if std::env::var("K_STALLS").is_ok() {
-                    eprintln!(
-                        "STALL at {:.1} film {:.1} for {:.2}",
-                        since.since(Time::from_secs(1)).as_secs_f64(),
-                        at as f64 / self.rate,
-                        now.since(since).as_secs_f64()
-                    );
-                }
+            State::Stalled(since, _) => {
                 self.record.stalls.push(now.since(since).as_secs_f64());
             }
             State::Playing(since, _) => self.record.shown += now.since(since).as_secs_f64(),

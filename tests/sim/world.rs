@@ -357,11 +357,10 @@ impl World {
             return 0.0;
         };
         let piece = self.layout.piece_of(at);
-        let mut others = self.nodes.iter().flatten().enumerate();
-        let shared = others.any(|(other, node)| {
-            let shares = node.alive && !node.spec.temper.rides_free && other != id;
-            shares && node.swarm.have().contains(piece.at())
-        });
+        let others = (0..self.nodes.len()).filter(|&other| other != id && self.is_alive(other));
+        let mut others = others.filter_map(|other| self.nodes[other].as_ref());
+        let shared = others
+            .any(|node| !node.spec.temper.rides_free && node.swarm.have().contains(piece.at()));
         f64::from(u8::from(shared)) * AUDIT.as_secs_f64()
     }
 
