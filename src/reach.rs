@@ -11,12 +11,22 @@ use std::net::SocketAddr;
 pub struct Reach {
     allow_private: bool,
     own: Vec<SocketAddr>,
+    is_here: fn(IpAddr) -> bool,
 }
 
 impl Reach {
-    /// `own`: our listeners, which are never a target, whatever else is allowed.
-    pub const fn new(allow_private: bool, own: Vec<SocketAddr>) -> Self {
-        Self { allow_private, own }
+    /// `own`: our listeners, which are never a target, whatever else is allowed. `is_here` tells
+    /// this machine's addresses.
+    pub const fn new(
+        allow_private: bool,
+        own: Vec<SocketAddr>,
+        is_here: fn(IpAddr) -> bool,
+    ) -> Self {
+        Self {
+            allow_private,
+            own,
+            is_here,
+        }
     }
 
     /// Whether anything at that address may be spoken to.
@@ -60,14 +70,14 @@ impl Reach {
         })
     }
 
-    /// A listener on all addresses is met on any loopback address; which others are this
-    /// machine's is not known here.
+    /// A listener on all addresses is met on each of this machine's, and a tracker names one.
     fn is_own(&self, addr: SocketAddr) -> bool {
         let ip = unwrap(addr.ip());
         self.own.iter().any(|own| {
             let own_ip = unwrap(own.ip());
             own.port() == addr.port()
-                && (own_ip == ip || (own_ip.is_unspecified() && ip.is_loopback()))
+                && (own_ip == ip
+                    || (own_ip.is_unspecified() && (ip.is_loopback() || (self.is_here)(ip))))
         })
     }
 }
@@ -269,7 +279,7 @@ mod tests {
 
     #[test]
     fn only_the_public_internet_by_default() {
-        let reach = Reach::new(false, vec![]);
+        let reach = Reach::new(false, vec![], |_| false);
         for text in PUBLIC {
             assert!(reach.ip(ip(text)), "{text}");
         }
@@ -280,7 +290,7 @@ mod tests {
 
     #[test]
     fn allow_private_opens_the_lan_and_nothing_else() {
-        let reach = Reach::new(true, vec![]);
+        let reach = Reach::new(true, vec![], |_| false);
         for text in PUBLIC.iter().chain(PRIVATE) {
             assert!(reach.ip(ip(text)), "{text}");
         }
@@ -291,7 +301,7 @@ mod tests {
 
     #[test]
     fn ports_are_those_of_the_web() {
-        let reach = Reach::new(false, vec![]);
+        let reach = Reach::new(false, vec![], |_| false);
         let web = |port| reach.web(SocketAddr::new(ip("1.1.1.1"), port));
         for port in [80, 443, 1024, 6969, 8080, 8443, 65535] {
             assert!(web(port), "{port}");
@@ -309,7 +319,7 @@ mod tests {
             assert!(!udp(port), "{port}");
         }
 
-        let open = Reach::new(true, vec![]);
+        let open = Reach::new(true, vec![], |_| false);
         assert!(open.web(addr("127.0.0.1:22")) && !open.web(addr("127.0.0.1:0")));
         assert!(open.peer(addr("10.1.2.3:1")) && !open.peer(addr("10.1.2.3:0")));
         assert!(open.udp_tracker(addr("10.1.2.3:53")));
@@ -322,7 +332,7 @@ mod tests {
             addr("[::1]:8081"),
             addr("0.0.0.0:10234"),
         ];
-        let reach = Reach::new(true, own);
+        let reach = Reach::new(true, own, |ip| ip == Ipv4Addr::new(10, 0, 0, 7));
         for text in [
             "127.0.0.1:8081",
             "[::1]:8081",
@@ -330,6 +340,7 @@ mod tests {
             "127.0.0.1:10234",
             "127.9.9.9:10234",
             "[::1]:10234",
+            "10.0.0.7:10234",
         ] {
             let addr = addr(text);
             assert!(!reach.web(addr) && !reach.peer(addr), "{text}");
@@ -338,6 +349,7 @@ mod tests {
         assert!(reach.web(addr("127.0.0.1:8080")));
         assert!(reach.web(addr("127.0.0.2:8081")));
         assert!(reach.peer(addr("192.168.0.9:10234")));
+        assert!(reach.peer(addr("10.0.0.7:10235")));
     }
 
     proptest! {
@@ -348,7 +360,7 @@ mod tests {
 
         #[test]
         fn wrapping_hides_nothing(bits: u32, allow_private: bool) {
-            let reach = Reach::new(allow_private, vec![]);
+            let reach = Reach::new(allow_private, vec![], |_| false);
             let inner = Ipv4Addr::from_bits(bits);
             let [high, low] = [(bits >> 16) as u16, bits as u16];
             let allowed = reach.ip(inner.into());

@@ -53,7 +53,8 @@ class Host:
         self.number, self.name = number, f"h{number}"
         run("ip", "netns", "add", self.name)
         outer, inner = f"v{number}", "e0"
-        run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", self.name)
+        run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "address",
+            hardware(number), "netns", self.name)
         run("ip", "link", "set", outer, "master", "br0", "up")
         run("ip", "-n", self.name, "link", "set", "lo", "up")
         # Packets as they are on a wire: a queue of a few must not meet one of 64 KiB.
@@ -65,6 +66,14 @@ class Host:
         run("ip", "-n", self.name, "addr", "flush", "dev", "e0")
         run("ip", "-n", self.name, "addr", "add", f"{ip}/16", "dev", "e0")
         self.ip = ip
+
+    def know(self, places):
+        """Where each address of the run is, or was: asking for those of the dead would overflow the
+        kernel's one table of neighbours for all namespaces, and with it what is sent to the living.
+        What is sent to the dead is answered by nobody."""
+        lines = [f"neigh replace {ip} lladdr {hardware(number)} dev e0 nud permanent"
+                 for ip, number in places if number != self.number]
+        batch(["ip", "-n", self.name], lines)
 
     def limit(self, upload_bit_s, download_bit_s):
         """The link's two ways. What goes up waits in a queue for each receiver, and the queues take
@@ -126,10 +135,18 @@ def fair_queues(name, bit_s, rider):
             "filter add dev e0 parent 1: prio 2 protocol ip u32 "
             f"match u32 {last:#010x} 0x000000ff at 16 flowid 1:{last + 16:x}",
         ]
-    done = subprocess.run(["tc", "-n", name, "-batch", "-"], input="\n".join(lines) + "\n",
+    batch(["tc", "-n", name], lines)
+
+
+def batch(words, lines):
+    done = subprocess.run([*words, "-batch", "-"], input="\n".join(lines) + "\n",
                           capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"tc: {done.stderr.strip()}")
+        raise RuntimeError(f"{words[0]}: {done.stderr.strip()}")
+
+
+def hardware(number):
+    return f"02:00:00:00:00:{number:02x}"
 
 
 class Bed:

@@ -19,7 +19,7 @@ from pathlib import Path
 import bound
 import film as films
 import scenario as scenarios
-from bed import FILM_URL, PLAIN_URL, POISONER_BYTE, SCRATCH, SEED_BYTE, TRACKER, VIEWER_BYTE
+from bed import FILM_URL, ORIGIN_IP, PLAIN_URL, POISONER_BYTE, SCRATCH, SEED_BYTE, TRACKER, VIEWER_BYTE
 from bed import Bed, Stub, Worker, tail
 from film import PIECE_LEN
 from player import BUFFER_S, PATIENCE_S, Player, connect
@@ -53,6 +53,7 @@ class Run:
         slots = 1 + max(session.slot for session in self.scenario.sessions)
         self.slots = [self.bed.add_host() for _ in range(slots)]
         self.sessions_of = [0] * slots
+        self.introduce()
         self.viewers = [Viewer(s, n) for n, s in enumerate(self.scenario.sessions)]
         self.extras, self.poisoner = [], None
         self.worker = Worker()
@@ -97,6 +98,17 @@ class Run:
         own = (own_cpu_s() - own) / length / len(self.bed.cores)
         return dict(self.result(epoch, cpu, plain_start), cpu_own=own)
 
+    def introduce(self):
+        """Tells all hosts where the viewers are and will be."""
+        counts = [0] * len(self.slots)
+        places = [(ORIGIN_IP, 0)]
+        for session in self.scenario.sessions:
+            slot, nth = session.slot, counts[session.slot]
+            counts[slot] += 1
+            places.append((address(slot, nth), self.slots[slot].number))
+        for host in [self.bed.origin, *self.slots]:
+            host.know(places)
+
     # Viewers
 
     def step(self, viewer, now):
@@ -129,7 +141,7 @@ class Run:
         host = viewer.host = self.slots[session.slot]
         nth = self.sessions_of[session.slot]
         self.sessions_of[session.slot] += 1
-        host.address(f"10.77.{1 + nth}.{VIEWER_BYTE + session.slot}")
+        host.address(address(session.slot, nth))
         if nth == 0:
             host.limit(rate(session.upload), rate(DOWNLOAD))
         is_cached = lambda at: False
@@ -228,6 +240,11 @@ class Run:
                 ended = float(ended) - epoch
                 sends.append([ended - float(took), ended, int(count), addr])
         return sends
+
+
+def address(slot, nth):
+    """Of the nth session there."""
+    return f"10.77.{1 + nth}.{VIEWER_BYTE + slot}"
 
 
 def own_cpu_s():

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -20,6 +20,15 @@ const BACKLOG: i32 = 1024;
 /// The pause after the first accept that failed for want of files or memory; doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(1600);
+
+/// Whether an address is one of this machine's: whether a socket can have it.
+pub fn is_here(ip: IpAddr) -> bool {
+    /// Nobody has it (RFC 5737). Where it can be bound, binding tells nothing
+    /// (`ip_nonlocal_bind`).
+    const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    let binds = |ip| UdpSocket::bind((ip, 0)).is_ok();
+    binds(ip) && !binds(NOBODY.into())
+}
 
 /// Takes connections on one shard. May be sent to its shard until the first accept.
 pub struct Listener {
@@ -157,6 +166,12 @@ mod tests {
     fn kind(addr: SocketAddr, shards: usize) -> Result<usize, io::ErrorKind> {
         let bound = Listener::bind_shared(addr, shards);
         bound.map(|all| all.len()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn this_machine_knows_its_addresses() {
+        assert!(is_here([127, 0, 0, 1].into()));
+        assert!(!is_here([1, 1, 1, 1].into()) && !is_here([192, 0, 2, 1].into()));
     }
 
     #[test]

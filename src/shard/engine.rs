@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 
 use crate::admin::stats::Stats;
 use crate::reach::Reach;
+use crate::ring::listener;
 use crate::ring::listener::Listener;
 use crate::ring::mailbox;
 use crate::ring::mailbox::Inbox;
@@ -203,7 +204,7 @@ impl Engine {
                 via: gate::via_name(&id),
                 sites: options.sites.clone(),
             },
-            reach: Reach::new(options.allow_private, own),
+            reach: Reach::new(options.allow_private, own, listener::is_here),
             peer_id: PeerId::ours(random[..12].try_into().expect("twelve of them")),
             peer_port: peer_listen.first().map_or(0, SocketAddr::port),
             agent: gate::via_name(&id),

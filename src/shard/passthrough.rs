@@ -337,7 +337,7 @@ impl Pass {
                 self.fetch = self.ahead.take();
             }
             let Some(fetch) = self.fetch.as_ref() else {
-                self.fetch = Some(self.fetch_next());
+                self.fetch = Some(self.fetch_next(film));
                 continue;
             };
             if let Some(mut bytes) = fetch.take() {
@@ -396,15 +396,19 @@ impl Pass {
         }
     }
 
-    fn fetch_next(&mut self) -> Fetch {
+    fn fetch_next(&mut self, film: &Film) -> Fetch {
         if !self.origin.takes_ranges() {
             // Only a whole body can be had; the player's pace holds its connection back.
             self.skip = self.next;
             self.next = u64::MAX;
             return Fetch::start(&self.origin, WHOLE, true);
         }
-        // As much as there was before: the ranges double.
-        let size = self.next.saturating_sub(self.began);
+        // As much as there was before: the ranges double. But while the swarm may be found any
+        // moment, what it has to wait for is short.
+        let size = match film.state() {
+            State::Resolving => GRANULE_FIRST,
+            _ => self.next.saturating_sub(self.began),
+        };
         let size = size.clamp(GRANULE_FIRST, GRANULE_MAX);
         let end = self.left.end.min(self.next.saturating_add(size));
         let fetch = Fetch::start(&self.origin, ByteRange::new(self.next, end), true);
@@ -421,7 +425,7 @@ impl Pass {
             .is_some_and(|fetch| fetch.pipe.end.borrow().is_some());
         let more = self.next < self.left.end && self.origin.takes_ranges();
         if self.ahead.is_none() && late && settled && more {
-            self.ahead = Some(self.fetch_next());
+            self.ahead = Some(self.fetch_next(film));
         }
     }
 

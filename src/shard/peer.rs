@@ -29,7 +29,7 @@ use crate::units::BlockSpan;
 use crate::units::InfoHash;
 
 /// Connecting to a peer may take this long.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// A stranger says which swarm it wants within this time (R44).
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Strangers whose swarm is not known yet, a shard.

@@ -23,6 +23,7 @@ use crate::stub::reply;
 use crate::stub::reply::Failure;
 use crate::swarm::ReaderKey;
 use crate::units::ByteRange;
+use crate::units::Time;
 
 /// As much as one SEND takes of a verified run.
 const SEND_MAX: u64 = 256 * 1024;
@@ -62,7 +63,7 @@ impl Request<'_> {
             let sent = player.sender.send_all(plan.head, false).await;
             return Ended::kept_if(sent.is_ok() && plan.keep_alive);
         };
-        let reader = OpenReader::new(host, file, range);
+        let reader = OpenReader::new(host, file, range, self.asked_at);
         let ready = !host.swarm.borrow().readable(reader.key).is_empty();
         // Held back for the first bytes of the body only if those are at hand.
         if player.sender.send_all(plan.head, ready).await.is_err() {
@@ -82,7 +83,7 @@ impl Request<'_> {
         file: usize,
         range: ByteRange,
     ) -> bool {
-        let reader = OpenReader::new(host, file, range);
+        let reader = OpenReader::new(host, file, range, self.asked_at);
         self.stream(player, shard, film, &reader, range).await
     }
 
@@ -180,7 +181,7 @@ impl Request<'_> {
 async fn sniff(player: &mut Player, host: &Rc<Host>, file: usize) -> Option<Option<Media>> {
     let whole = host.metainfo.borrow().as_ref()?.layout.file_range(file);
     let head = ByteRange::new(0, whole.len().min(media::SNIFF_LEN as u64));
-    let reader = OpenReader::new(host, file, head);
+    let reader = OpenReader::new(host, file, head, runtime::now());
     let until = runtime::now() + SNIFF_WAIT;
     loop {
         let ready = host.swarm.borrow().readable(reader.key);
@@ -202,7 +203,7 @@ async fn sniff(player: &mut Player, host: &Rc<Host>, file: usize) -> Option<Opti
 
 impl OpenReader {
     /// `range`: bytes of the file.
-    fn new(host: &Rc<Host>, file: usize, range: ByteRange) -> Self {
+    fn new(host: &Rc<Host>, file: usize, range: ByteRange, asked: Time) -> Self {
         let metainfo = host
             .metainfo
             .borrow()
@@ -215,7 +216,7 @@ impl OpenReader {
         let key = host
             .swarm
             .borrow_mut()
-            .open_reader(now, range.up(whole.start), whole);
+            .open_reader(now, asked, range.up(whole.start), whole);
         host.readers.borrow_mut().insert(key, wake.clone());
         host.drain(&[]);
         Self {

@@ -10,9 +10,11 @@ use crate::units::Time;
 pub const KNOWN_MAX: usize = 2000;
 /// Connections being opened: of those that a tracker names many have gone, and take seconds to
 /// tell.
-pub const HALF_OPEN_MAX: usize = 100;
-/// New connections a second.
-pub const DIALS_PER_S: u32 = 30;
+pub const HALF_OPEN_MAX: usize = 150;
+/// New connections within `DIALS_TIME`. A viewer that has just come needs those that live among all
+/// that are named at once.
+pub const DIALS_MAX: u32 = 150;
+pub const DIALS_TIME: Duration = Duration::from_secs(5);
 /// Addresses that are refused.
 pub const BANNED_MAX: usize = 1000;
 pub const BAN: Duration = Duration::from_secs(3600);
@@ -44,7 +46,7 @@ pub enum Found {
 pub struct Limits {
     pub known: usize,
     pub half_open: usize,
-    pub dials_per_s: u32,
+    pub dials: u32,
 }
 
 impl Default for Limits {
@@ -52,7 +54,7 @@ impl Default for Limits {
         Self {
             known: KNOWN_MAX,
             half_open: HALF_OPEN_MAX,
-            dials_per_s: DIALS_PER_S,
+            dials: DIALS_MAX,
         }
     }
 }
@@ -72,7 +74,7 @@ pub struct Dialer {
     half_open: usize,
     /// Orders addresses of one rank by age.
     added: u64,
-    /// The latest `dials_per_s` of them.
+    /// The latest of them, as many as are allowed in `DIALS_TIME`.
     dials: VecDeque<Time>,
     /// No timeout is before it.
     began: Time,
@@ -366,13 +368,13 @@ impl Dialer {
     }
 
     fn dials_max(&self) -> usize {
-        self.limits.dials_per_s.max(1) as usize
+        self.limits.dials.max(1) as usize
     }
 
-    /// No second has more than `dials_per_s`.
+    /// No `DIALS_TIME` has more than are allowed.
     fn next_dial(&self) -> Time {
         match self.dials.front() {
-            Some(first) if self.dials.len() == self.dials_max() => *first + Duration::from_secs(1),
+            Some(first) if self.dials.len() == self.dials_max() => *first + DIALS_TIME,
             _ => self.began,
         }
     }

@@ -104,7 +104,7 @@ pub struct Setup {
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub peers_max: usize,
-    pub dials_per_s: u32,
+    pub dials: u32,
     pub upload_slots: usize,
 }
 
@@ -112,7 +112,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             peers_max: PEERS_MAX,
-            dials_per_s: dialer::DIALS_PER_S,
+            dials: dialer::DIALS_MAX,
             upload_slots: choker::SLOTS,
         }
     }
@@ -251,7 +251,7 @@ impl Swarm {
             setup.limits.peers_max = 0;
         }
         let limits = dialer::Limits {
-            dials_per_s: setup.limits.dials_per_s,
+            dials: setup.limits.dials,
             ..dialer::Limits::default()
         };
         Self {

@@ -11,10 +11,18 @@ use crate::units::{Block, ByteRange, Time};
 impl Swarm {
     /// `range` is what the player asked for, `file` the file that it lies in. The metadata must be
     /// known.
-    pub fn open_reader(&mut self, now: Time, range: ByteRange, file: ByteRange) -> ReaderKey {
+    /// `asked`: since when its player waits.
+    pub fn open_reader(
+        &mut self,
+        now: Time,
+        asked: Time,
+        range: ByteRange,
+        file: ByteRange,
+    ) -> ReaderKey {
         self.now = now;
         let known = self.rates.iter().find(|(rated, _)| *rated == file);
         let mut reader = Reader::new(now, range, file, known.map(|&(_, rate)| rate));
+        reader.handle_asked(asked);
         if let Some(legacy) = &self.legacy {
             reader.inherit(now, legacy);
         }

@@ -10,7 +10,7 @@ use crate::units::{BLOCK_LEN, ByteRange, PieceIndex, Time};
 pub const TARGET: Duration = Duration::from_millis(1200);
 /// The same if others began at its place a moment ago. What all wait for is handed on among them
 /// meanwhile: who began at once would stall, and each would ask the origin for the same.
-pub const CROWD_TARGET: Duration = Duration::from_secs(3);
+pub const CROWD_TARGET: Duration = Duration::from_millis(3300);
 /// So much of the film is sent at first in a crowd, s: the player learns what it is, and does not
 /// begin. It may begin before its time with so much, s.
 const CROWD_HELD_S: f64 = 1.0;
@@ -40,6 +40,8 @@ pub struct Reader {
     /// End of what may be sent.
     ready: u64,
     opened: Time,
+    /// Its player waits since then.
+    asked: Time,
     clock: Option<Clock>,
     /// Since when the player's socket takes nothing.
     frozen: Option<Time>,
@@ -92,6 +94,7 @@ impl Reader {
             pos: range.start,
             ready: range.start,
             opened: now,
+            asked: now,
             clock: None,
             frozen: None,
             ahead_s: 0.0,
@@ -110,6 +113,11 @@ impl Reader {
             in_crowd: false,
             held: None,
         }
+    }
+
+    /// What came before it was brought by others: its player asked earlier.
+    pub fn handle_asked(&mut self, at: Time) {
+        self.asked = at.min(self.opened);
     }
 
     /// Takes over from a request that ended a moment ago: the rate in any case, the clock if this
@@ -147,7 +155,7 @@ impl Reader {
         let held = self.file.start + self.film(CROWD_HELD_S);
         self.held = Some(held.max(self.ready));
         if let Some(clock) = &mut self.clock {
-            clock.t0 = clock.t0.max(self.opened + CROWD_TARGET);
+            clock.t0 = clock.t0.max(self.asked + CROWD_TARGET);
         }
     }
 
@@ -159,7 +167,7 @@ impl Reader {
     pub fn held_until(&self) -> Option<Time> {
         self.held?;
         let begins = self.clock.map(|clock| clock.t0);
-        Some(begins.unwrap_or(self.opened + CROWD_TARGET))
+        Some(begins.unwrap_or(self.asked + CROWD_TARGET))
     }
 
     /// Whether a film that was held back is let go now.
@@ -299,7 +307,7 @@ impl Reader {
         if self.clock.is_none() && bytes > 0 {
             self.clock = Some(Clock {
                 t0: match self.in_crowd {
-                    true => now.max(self.opened + CROWD_TARGET),
+                    true => now.max(self.asked + CROWD_TARGET),
                     false => now,
                 },
                 x0: self.range.start,
@@ -466,10 +474,12 @@ mod tests {
         let now = Time::from_secs(1);
         reader.handle_sent(now, 1_000_000);
         // Its first byte is needed when it is let go, and the rest at the film's rate.
-        assert!(close(reader.slack_s(now, 0), 2.0));
-        assert!(close(reader.slack_s(now, 2_000_000), 4.0));
-        assert_eq!(reader.held_until(), Some(Time::from_secs(3)));
-        assert!(reader.release(Time::from_secs(3)) && !reader.release(Time::from_secs(3)));
+        let left_s = CROWD_TARGET.as_secs_f64() - 1.0;
+        assert!(close(reader.slack_s(now, 0), left_s));
+        assert!(close(reader.slack_s(now, 2_000_000), left_s + 2.0));
+        let begins = Time::ZERO + CROWD_TARGET;
+        assert_eq!(reader.held_until(), Some(begins));
+        assert!(reader.release(begins) && !reader.release(begins));
         assert_eq!(reader.sendable(), 2_500_000);
         // Much of it is as good, and what was promised stays promised.
         let mut reader = begun(true);
@@ -484,8 +494,8 @@ mod tests {
         reader.handle_crowd();
         reader.set_ready(now, 2_000_000);
         assert_eq!(reader.sendable(), 1_000_000);
-        assert_eq!(reader.held_until(), Some(Time::from_secs(3)));
-        assert!(reader.release(Time::from_secs(3)));
+        assert_eq!(reader.held_until(), Some(Time::ZERO + CROWD_TARGET));
+        assert!(reader.release(Time::ZERO + CROWD_TARGET));
         // Who has begun to show the film, or comes to its middle, is not held.
         let mut shown = begun(false);
         shown.handle_sent(now, 2_000_000);

@@ -93,6 +93,17 @@ fn a_film_is_bought_no_further_ahead_than_needed() {
 }
 
 #[test]
+fn whoever_calls_itself_does_so_once() {
+    let mut world = World::new(MIB, 128 << 10);
+    let viewer = world.viewer();
+    world.play(viewer, world.file(), None);
+    world.connect(viewer, viewer);
+    world.run_for(Duration::from_secs(120));
+    assert_eq!(world.connections(), 1);
+    assert_eq!(world.nodes[viewer].banned, []);
+}
+
+#[test]
 fn peers_that_carry_the_film_leave_the_origin_little() {
     let mut world = World::new(24 * MIB, 128 << 10);
     let viewer = world.viewer();

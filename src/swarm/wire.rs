@@ -127,10 +127,19 @@ impl Swarm {
     }
 
     pub(in crate::swarm) fn give_up(&mut self, now: Time, key: PeerKey, fault: PeerMisbehaved) {
-        let Some(addr) = self.peers.get(key).map(|peer| peer.addr) else {
+        let Some(peer) = self.peers.get(key) else {
             return;
         };
-        if fault.ban || fault.why == "self" {
+        let addr = peer.addr;
+        if fault.why == "self" {
+            // We called from any port; where we listen is not called again.
+            let port = if peer.incoming {
+                self.setup.listen_port
+            } else {
+                addr.port()
+            };
+            self.dialer.refuse(now, SocketAddr::new(addr.ip(), port));
+        } else if fault.ban {
             self.ban(now, addr, fault.why);
         }
         self.close(now, key);

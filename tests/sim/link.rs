@@ -75,6 +75,9 @@ impl End {
     }
 }
 
+/// A frame on the line, and what of it is the stream's: the rest are headers of Ethernet, IP, TCP.
+const FRAME: (f64, f64) = (1514.0, 1448.0);
+
 /// One way of a node's access line, bytes/s. One block after the other, in turns.
 pub struct Line {
     pub rate: f64,
@@ -90,7 +93,7 @@ impl Line {
     }
 
     pub fn took(&self, bytes: u64) -> Duration {
-        Duration::from_secs_f64(bytes as f64 / self.rate)
+        Duration::from_secs_f64(bytes as f64 * FRAME.0 / FRAME.1 / self.rate)
     }
 
     /// When `bytes` that come at `at` are through.

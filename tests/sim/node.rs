@@ -54,6 +54,9 @@ pub struct Node {
     pub feed: VecDeque<Feed>,
     pub uplink: Uplink,
     pub downlink: Line,
+    /// Connections being made: whom for, where to, and which call it is.
+    pub calls: BTreeMap<PeerKey, (SocketAddr, u64)>,
+    pub called: u64,
     /// By peer key: its connection and end.
     pub conns: Vec<Option<(usize, usize)>>,
     pub asked: Asked,

@@ -76,6 +76,8 @@ impl World {
             feed: Default::default(),
             uplink: Uplink::new(spec.up),
             downlink: Line::new(spec.down),
+            calls: Default::default(),
+            called: 0,
             conns: Vec::new(),
             asked: Asked::default(),
             timer: Time::NEVER,
@@ -136,7 +138,7 @@ impl World {
         self.hang_up(id);
         let (now, file) = (self.now(), self.file());
         let node = self.node(id);
-        let reader = node.swarm.open_reader(now, range, file);
+        let reader = node.swarm.open_reader(now, now, range, file);
         node.viewer.open = Some(Request {
             reader,
             range,
@@ -152,7 +154,7 @@ impl World {
     pub fn open_idle(&mut self, id: usize) {
         let (now, file) = (self.now(), self.file());
         let node = self.node(id);
-        let reader = node.swarm.open_reader(now, file, file);
+        let reader = node.swarm.open_reader(now, now, file, file);
         node.viewer.idle.push(Request {
             reader,
             range: file,

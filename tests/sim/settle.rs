@@ -60,7 +60,9 @@ impl World {
                 if let Some((conn, end)) = self.node(id).conn(key) {
                     self.close(conn, end);
                 } else {
-                    self.node(id).swarm.handle_closed(now, key);
+                    let node = self.node(id);
+                    node.calls.remove(&key);
+                    node.swarm.handle_closed(now, key);
                 }
             } else if let Some(feed) = self.node(id).feed.pop_front() {
                 input = self.give(id, feed);
@@ -120,7 +122,10 @@ impl World {
             Output::Close { peer } => left.closes.push(peer),
             Output::Dial { peer, addr } => {
                 let at = now + node.spec.delay * 4;
-                self.clock.plan(at, Event::Dialled(id, peer, addr));
+                node.called += 1;
+                node.calls.insert(peer, (addr, node.called));
+                self.clock
+                    .plan(at, Event::Dialled(id, peer, node.called, false));
             }
             Output::Fetch {
                 fetch,

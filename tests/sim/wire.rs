@@ -1,6 +1,7 @@
 //! Connections between nodes: made, fed by the uplinks, heard, and over.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bittube::peer::message::piece_head;
 use bittube::peer::session::Send;
@@ -13,9 +14,17 @@ use crate::settle::Input;
 use crate::store::RIGHT;
 use crate::world::{Event, World};
 
+/// As src/shard/peer.rs has it.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
 impl World {
-    pub fn handle_dialled(&mut self, id: usize, peer: PeerKey, addr: SocketAddr) {
+    /// `silent`: nobody was there, and the call is given up now.
+    pub fn handle_dialled(&mut self, id: usize, peer: PeerKey, call: u64, silent: bool) {
         let now = self.now();
+        let Some(&(addr, _)) = self.node(id).calls.get(&peer).filter(|(_, of)| *of == call) else {
+            // It was given up before.
+            return;
+        };
         let from = self.node(id).addr;
         let called = |node: &Option<_>| {
             let node: &Option<crate::node::Node> = node;
@@ -23,6 +32,13 @@ impl World {
                 .is_some_and(|node| node.alive && node.addr == addr)
         };
         let to = self.nodes.iter().position(called);
+        if to.is_none() && !silent {
+            // Nobody is there to refuse it.
+            let at = now + CONNECT_WAIT;
+            self.clock.plan(at, Event::Dialled(id, peer, call, true));
+            return;
+        }
+        self.node(id).calls.remove(&peer);
         // It calls from a port of its own.
         let port = 32_768 + (self.conns.len() % 28_000) as u16;
         let caller = SocketAddr::new(from.ip(), port);

@@ -1,6 +1,5 @@
 //! Everything at once: nodes, wires, one origin and one tracker, in the order of events.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ const AUDIT: Duration = Duration::from_secs(1);
 /// Between two announces of a node.
 const ANNOUNCE: Duration = Duration::from_secs(60);
 /// Addresses in one answer of the tracker.
-const ADDRESSES: usize = 50;
+const ADDRESSES: usize = 200;
 /// Connections break for so long: what must come in the end comes once they hold.
 const BREAKS: Duration = Duration::from_secs(60);
 /// Longer a run does not stand at one moment.
@@ -59,7 +58,8 @@ pub enum Event {
     Announce(usize, bool),
     Timer(usize),
     Player(usize),
-    Dialled(usize, PeerKey, SocketAddr),
+    /// And whether it was in vain.
+    Dialled(usize, PeerKey, u64, bool),
     Hear(usize, usize),
     Closed(usize, usize),
     Uplink(usize),
@@ -192,7 +192,7 @@ impl World {
             Event::Closed(conn, end) => self.handle_closed(conn, end),
             Event::Written(conn, end) => self.handle_written(conn, end),
             Event::Hear(conn, end) => self.hear(conn, end),
-            Event::Dialled(id, _, _)
+            Event::Dialled(id, ..)
             | Event::Act(id, _)
             | Event::Announce(id, _)
             | Event::Timer(id)
@@ -217,7 +217,7 @@ impl World {
                     self.settle(id);
                 }
             }
-            Event::Dialled(id, peer, addr) => self.handle_dialled(id, peer, addr),
+            Event::Dialled(id, peer, call, silent) => self.handle_dialled(id, peer, call, silent),
             Event::Uplink(id) => self.handle_uplink(id),
             Event::Pool(id) => {
                 if self.node(id).pool_timer == now {
@@ -290,12 +290,11 @@ impl World {
         self.settle(id);
     }
 
-    /// The tracker: some of those that are here.
+    /// The tracker: some of those that have come, the dead among them.
     pub fn announce(&mut self, id: usize) {
         let now = self.now();
-        let others = self.nodes.iter().flatten();
-        let others = others.filter(|node| node.alive).map(|node| node.addr);
         let own = self.nodes[id].as_ref().expect("it has joined").addr;
+        let others = self.nodes.iter().flatten().map(|node| node.addr);
         let mut known: Vec<_> = others.filter(|addr| *addr != own).collect();
         known.shuffle(&mut self.rng);
         known.truncate(ADDRESSES);

@@ -78,12 +78,13 @@ impl Downloads {
         new
     }
 
-    /// Whether a request is over that was not cancelled.
+    /// Whether a request is over that was not cancelled. What was asked for again after a cancel is
+    /// answered after what was cancelled.
     pub fn rejected(&mut self, span: BlockSpan) -> Rejected {
-        if take(&mut self.outstanding, span) {
-            Rejected::Outstanding
-        } else if take(&mut self.cancelled, span) {
+        if take(&mut self.cancelled, span) {
             Rejected::Cancelled
+        } else if take(&mut self.outstanding, span) {
+            Rejected::Outstanding
         } else {
             Rejected::Unknown
         }

@@ -705,6 +705,19 @@ fn r43_a_rejected_or_second_cancel_is_nothing() {
 }
 
 #[test]
+fn a_rejection_answers_what_was_cancelled_first() {
+    let mut session = raw(Some(PIECES), true);
+    say(&mut session, &[Message::Unchoke]).unwrap();
+    session.request(span(1, 0));
+    session.cancel(span(1, 0));
+    session.request(span(1, 0));
+    let reject = [Message::Reject(span(1, 0))];
+    assert_eq!(say(&mut session, &reject), Ok(vec![]));
+    let over = vec![Event::Rejected(span(1, 0))];
+    assert_eq!(say(&mut session, &reject), Ok(over));
+}
+
+#[test]
 fn r44_handshake_idle_and_keep_alive_have_their_time() {
     let start = Time::from_secs(100);
     let mut session = Session::outgoing(start, setup(1, Some(PIECES)));

@@ -210,6 +210,11 @@ impl World {
         self.drain(from, &[], false);
     }
 
+    /// Also those that are over.
+    pub fn connections(&self) -> usize {
+        self.links.len()
+    }
+
     /// The connection breaks.
     pub fn cut(&mut self, node: usize) {
         for link in 0..self.links.len() {
@@ -273,7 +278,7 @@ impl World {
 
     pub fn play(&mut self, node: usize, range: ByteRange, film: Option<Film>) -> usize {
         let (now, file) = (self.now, self.file());
-        let reader = self.nodes[node].swarm.open_reader(now, range, file);
+        let reader = self.nodes[node].swarm.open_reader(now, now, range, file);
         self.nodes[node].players.push(Player {
             reader,
             range,
@@ -567,7 +572,9 @@ impl World {
             self.nodes[id].swarm.know_metainfo(now, layout, info, none);
             return;
         }
-        let from = self.nodes[id].addr;
+        // It calls from a port of its own.
+        let port = 32_768 + u16::try_from(self.links.len()).unwrap();
+        let from = SocketAddr::new(self.nodes[id].addr.ip(), port);
         let to = self.nodes.iter().position(|node| node.addr == addr);
         let accepted = to.and_then(|to| Some((to, self.nodes[to].swarm.accept(now, from)?)));
         let Some((to, key)) = accepted else {
