@@ -34,6 +34,8 @@ pub struct Health {
     failures: u32,
     down_until: Time,
     first_byte: Option<Duration>,
+    /// The last two, which tell a change sooner than the mean.
+    waits: [Duration; 2],
     samples: [Option<Sample>; SAMPLES],
     next_sample: usize,
 }
@@ -44,6 +46,7 @@ impl Health {
             failures: 0,
             down_until: Time::ZERO,
             first_byte: None,
+            waits: [Duration::ZERO; 2],
             samples: [None; SAMPLES],
             next_sample: 0,
         }
@@ -55,6 +58,7 @@ impl Health {
             None => wait,
             Some(smooth) => (smooth * 7 + wait) / 8,
         });
+        self.waits = [self.waits[1], wait];
     }
 
     /// A fetch is complete, or a long one gets on; ends a run of failures.
@@ -106,7 +110,10 @@ impl Health {
             .map(|sample| sample.bytes_per_s)
             .reduce(f64::max);
         (
-            self.first_byte.unwrap_or(FIRST_BYTE_GUESS),
+            // One slow answer may be a lost packet, two are a slow origin.
+            self.first_byte
+                .unwrap_or(FIRST_BYTE_GUESS)
+                .max(self.waits[0].min(self.waits[1])),
             best.unwrap_or(RATE_GUESS),
         )
     }
@@ -140,6 +147,21 @@ mod tests {
     use super::*;
 
     const NOON: &str = "Mon, 02 Mar 2026 12:00:00 GMT";
+
+    #[test]
+    fn two_slow_answers_are_believed_at_once_and_one_is_not() {
+        let mut health = Health::new();
+        let first_byte = |health: &Health| health.estimate().0.as_millis();
+        for _ in 0..8 {
+            health.handle_first_byte(Duration::from_millis(80));
+        }
+        health.handle_first_byte(Duration::from_secs(3));
+        assert_eq!(first_byte(&health), 445);
+        health.handle_first_byte(Duration::from_secs(3));
+        assert_eq!(first_byte(&health), 3000);
+        health.handle_first_byte(Duration::from_millis(80));
+        assert!((445..1000).contains(&first_byte(&health)));
+    }
 
     #[test]
     fn retry_after_is_read_and_clamped() {

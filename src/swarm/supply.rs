@@ -27,8 +27,10 @@ const MARGIN_S_MAX: f64 = 2.0;
 /// An origin that was never asked is taken to answer like this.
 const FIRST_BYTE: Duration = Duration::from_millis(300);
 const RATE: f64 = 1_250_000.0;
-/// A fetch that brings nothing for so long holds its blocks no more.
+/// A fetch that brings nothing for so long, and so many times longer than the origin usually takes,
+/// holds its blocks no more.
 const FETCH_LATE: Duration = Duration::from_secs(2);
+const FETCH_LATE_TIMES: u32 = 2;
 
 /// The origins of one swarm and what is under way at them.
 pub struct Supply {
@@ -282,7 +284,7 @@ impl Supply {
         let late = self
             .fetches
             .iter_mut()
-            .filter(|fetch| !fetch.disowned && now.since(fetch.progress) >= FETCH_LATE);
+            .filter(|fetch| !fetch.disowned && now >= late_at(&self.origins, fetch));
         late.map(|fetch| {
             fetch.disowned = true;
             fetch.clone()
@@ -302,7 +304,7 @@ impl Supply {
 
     pub fn next_late(&self) -> Time {
         let waiting = self.fetches.iter().filter(|fetch| !fetch.disowned);
-        let late = waiting.map(|fetch| fetch.progress + FETCH_LATE);
+        let late = waiting.map(|fetch| late_at(&self.origins, fetch));
         late.min().unwrap_or(Time::NEVER)
     }
 
@@ -366,6 +368,12 @@ impl Supply {
         }
         best.map(|(_, _, key)| key).ok_or(wait)
     }
+}
+
+fn late_at(origins: &Slab<Origin>, fetch: &Fetch) -> Time {
+    let origin = origins.get(fetch.origin.0);
+    let usual = origin.map_or(Duration::ZERO, |origin| origin.first_byte);
+    fetch.progress + FETCH_LATE.max(usual * FETCH_LATE_TIMES)
 }
 
 impl Origin {
