@@ -3,6 +3,7 @@
 
 import argparse
 import ctypes
+import hashlib
 import json
 import os
 import platform
@@ -50,6 +51,9 @@ def read_words():
     words.add_argument("--log", metavar="FILTER",
                        help="what the viewers log; all logs are then kept in target/lab/logs/")
     words.add_argument("--keep", action="store_true", help="in bench-results/, whatever was run")
+    words.add_argument("--resume", metavar="FOLDER",
+                       help="each run's result is kept there, and a run whose result is there "
+                       "already is not made again: all of them take hours")
     words.add_argument("--binary", help=argparse.SUPPRESS)
     words.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     given = words.parse_args()
@@ -76,13 +80,42 @@ def main():
     with tempfile.TemporaryDirectory(prefix="bittube-lab-") as folder:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
             for name in given.names:
-                result = play(given, name, seed, Path(folder) / "result.json")
+                result = recall(given, name, seed)
+                if result is None:
+                    result = play(given, name, seed, Path(folder) / "result.json")
+                    keep(given, name, seed, result)
                 runs.setdefault(name, []).append(result)
                 tell(name, seed, figures.of_run(result))
         out = place(given)
         runs = {name: runs[name] for name in given.names}
         print("\n" + report.write(out, facts(given), runs))
         print(f"kept in {os.path.relpath(out)}")
+
+
+def recall(given, name, seed):
+    """The result of an earlier call, if it was made of the same."""
+    path = given.resume and Path(given.resume) / f"{name}-{seed}.json"
+    if not path or not path.exists():
+        return None
+    kept = json.loads(path.read_text())
+    if kept["made_of"] != made_of(given):
+        sys.exit(f"lab.sh: {path} was made with {kept['made_of']}, not {made_of(given)}")
+    return kept["result"]
+
+
+def keep(given, name, seed, result):
+    if given.resume:
+        path = Path(given.resume) / f"{name}-{seed}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(".new")
+        whole.write_text(json.dumps({"made_of": made_of(given), "result": result}))
+        whole.replace(path)
+
+
+def made_of(given):
+    build = hashlib.sha256(Path(given.binary).read_bytes()).hexdigest()
+    return {"viewers": given.viewers, "length": given.length, "policy": given.policy,
+            "left out": given.without, "build": build}
 
 
 def play(given, name, seed, out):
