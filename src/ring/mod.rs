@@ -2,6 +2,7 @@
 
 mod blocking;
 pub mod buffers;
+pub mod datagram;
 mod direct;
 pub mod listener;
 pub mod mailbox;

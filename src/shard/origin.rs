@@ -20,6 +20,7 @@ use crate::origin::pool::Output;
 use crate::origin::pool::Pool;
 use crate::origin::pool::Ranges;
 use crate::origin::tls::Tls;
+use crate::reach::Reach;
 use crate::ring::buffers::Held;
 use crate::ring::runtime;
 use crate::ring::stream::Closer;
@@ -460,7 +461,7 @@ async fn send(state: Rc<Conn>, mut sender: Sender, tls: Option<Rc<RefCell<Tls>>>
 
 /// One resolution, checked, pinned (R19, R20); then the connection and its TLS.
 pub async fn open(shard: &Rc<Shard>, url: &Url) -> Result<(Stream, Option<Tls>), OriginFailed> {
-    let addrs = resolve(shard, url).await?;
+    let addrs = resolve(shard, url, Reach::web).await?;
     let mut last = OriginFailed::lasting("no address to connect to");
     for addr in addrs {
         match Stream::connect(addr, CONNECT_WAIT).await {
@@ -489,7 +490,12 @@ const RETRY_LOOKUP: Duration = Duration::from_secs(5);
 /// Addresses tried of one name.
 const ADDRESSES_MAX: usize = 4;
 
-async fn resolve(shard: &Rc<Shard>, url: &Url) -> Result<Vec<SocketAddr>, OriginFailed> {
+/// The addresses of a URL's host that may be spoken to, as `allows` has it.
+pub async fn resolve(
+    shard: &Rc<Shard>,
+    url: &Url,
+    allows: impl Fn(&Reach, SocketAddr) -> bool,
+) -> Result<Vec<SocketAddr>, OriginFailed> {
     let unknown = || OriginFailed::passing(RETRY_LOOKUP, "the name is not known");
     let port = url.port_or_known_default().unwrap_or(80);
     let all: Vec<SocketAddr> = match url.host() {
@@ -507,7 +513,7 @@ async fn resolve(shard: &Rc<Shard>, url: &Url) -> Result<Vec<SocketAddr>, Origin
     let reach = &shard.shared.reach;
     let allowed: Vec<_> = all
         .into_iter()
-        .filter(|addr| reach.web(*addr))
+        .filter(|addr| allows(reach, *addr))
         .take(ADDRESSES_MAX)
         .collect();
     if allowed.is_empty() {

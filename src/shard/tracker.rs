@@ -1,21 +1,30 @@
 //! Announces of one swarm, carried to its trackers.
 
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use url::Url;
 
 use crate::admin::stats::TrackerStats;
+use crate::reach::Reach;
+use crate::ring::datagram::Datagrams;
 use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::fetch;
 use crate::shard::host::Host;
+use crate::shard::origin;
 use crate::swarm::dialer::Found;
 use crate::tracker::TrackerFailed;
+use crate::tracker::announce::Announce;
+use crate::tracker::announce::Reply;
 use crate::tracker::announcer::Announcer;
 use crate::tracker::announcer::Output;
 use crate::tracker::announcer::State;
 use crate::tracker::http;
+use crate::tracker::udp;
+use crate::tracker::udp::Call;
 use crate::units::Time;
 
 /// Announces for the life of the swarm, until the last tracker heard its end.
@@ -80,6 +89,25 @@ fn drain(shard: &Rc<Shard>, host: &Rc<Host>) {
             Some(Output::Announce { id, url, .. }) => {
                 runtime::spawn(ask(shard.clone(), host.clone(), id, url));
             }
+            Some(Output::Call {
+                id,
+                url,
+                said,
+                heard,
+                deadline,
+            }) => {
+                let (shard, host) = (shard.clone(), host.clone());
+                runtime::spawn(async move {
+                    let answer = call(&shard, &url, &said, &heard, deadline).await;
+                    if let Err(error) = &answer {
+                        tracing::debug!(%error, "announce failed");
+                    }
+                    let now = shard.now();
+                    host.announcer.borrow_mut().handle_answer(now, id, answer);
+                    host.announce_wake.notify_one();
+                    drain(&shard, &host);
+                });
+            }
             Some(Output::Peers(addrs)) => host.add_addresses(&addrs, Found::Tracker),
         }
     }
@@ -104,6 +132,63 @@ async fn ask(shard: Rc<Shard>, host: Rc<Host>, id: u64, url: String) {
     host.announcer.borrow_mut().handle_reply(now, id, result);
     host.announce_wake.notify_one();
     drain(&shard, &host);
+}
+
+/// One address after the other, which share the time.
+async fn call(
+    shard: &Rc<Shard>,
+    url: &str,
+    said: &Announce,
+    heard: &str,
+    deadline: Duration,
+) -> Result<Reply, TrackerFailed> {
+    let until = shard.now() + deadline;
+    let url = Url::parse(url).map_err(|_| TrackerFailed::new("not a URL"))?;
+    let found = origin::resolve(shard, &url, Reach::udp_tracker).await;
+    let found = found.map_err(|error| TrackerFailed::new(error.why))?;
+    let mut failed = TrackerFailed::new("no address");
+    for (nth, addr) in found.iter().enumerate() {
+        let left = u32::try_from(found.len() - nth).expect("few");
+        let patience = until.since(shard.now()) / left;
+        let (said, heard, is_v6) = (said.clone(), heard.to_owned(), addr.is_ipv6());
+        let seed = rand::random();
+        let call = Call::new(shard.now(), said, heard, is_v6, patience, seed);
+        match carry(*addr, call).await {
+            Ok(answer) => return answer,
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// What the tracker at that address said, or why it said nothing.
+async fn carry(
+    addr: SocketAddr,
+    mut call: Call,
+) -> Result<Result<Reply, TrackerFailed>, TrackerFailed> {
+    let lost = |error: io::Error| TrackerFailed::new(error.to_string());
+    let socket = Datagrams::connect(addr).await.map_err(lost)?;
+    // One byte more than is good tells too long from right.
+    let mut buffer = [0; udp::DATAGRAM_MAX + 1];
+    loop {
+        while let Some(datagram) = call.poll_datagram() {
+            socket.send(&datagram).await.map_err(lost)?;
+        }
+        let wait = call.next_timeout().since(runtime::now());
+        tokio::select! {
+            received = socket.recv(&mut buffer) => {
+                let len = received.map_err(lost)?;
+                if let Some(answer) = call.handle_datagram(runtime::now(), &buffer[..len]) {
+                    return Ok(answer);
+                }
+            }
+            () = runtime::sleep(wait) => {
+                if let Some(failed) = call.handle_timeout(runtime::now()) {
+                    return Err(failed);
+                }
+            }
+        }
+    }
 }
 
 /// How each tracker fares, for the control port.

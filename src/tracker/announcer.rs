@@ -13,12 +13,13 @@ use url::Url;
 
 use crate::tracker::Retry;
 use crate::tracker::TrackerFailed;
+use crate::tracker::announce::ANNOUNCE_TIMEOUT;
+use crate::tracker::announce::Announce;
+use crate::tracker::announce::Event;
+use crate::tracker::announce::PEERS_MAX;
+use crate::tracker::announce::Reply;
 use crate::tracker::http;
-use crate::tracker::http::ANNOUNCE_TIMEOUT;
-use crate::tracker::http::Announce;
-use crate::tracker::http::Event;
-use crate::tracker::http::PEERS_MAX;
-use crate::tracker::http::Reply;
+use crate::tracker::udp;
 use crate::units::BLOCK_LEN;
 use crate::units::InfoHash;
 use crate::units::PeerId;
@@ -58,6 +59,15 @@ pub enum Output {
     Announce {
         id: u64,
         url: String,
+        deadline: Duration,
+    },
+    /// Call the tracker at `url` by UDP, and hand what comes of it to [`Announcer::handle_answer`].
+    Call {
+        id: u64,
+        url: String,
+        said: Box<Announce>,
+        /// What it hears of its address.
+        heard: String,
         deadline: Duration,
     },
     Peers(Vec<SocketAddr>),
@@ -119,6 +129,7 @@ struct Tier {
 #[derive(Debug)]
 struct Tracker {
     url: String,
+    by_udp: bool,
     state: State,
     /// It knows us: `started` was answered.
     started: bool,
@@ -128,6 +139,12 @@ struct Tracker {
     peers: usize,
     seeders: Option<u32>,
     leechers: Option<u32>,
+}
+
+/// A URL to get, or what a tracker hears of its address.
+enum Way {
+    Http(String),
+    Udp(String),
 }
 
 #[derive(Debug)]
@@ -257,11 +274,15 @@ impl Announcer {
 
     /// The answer to the announce `id`. An id that is no longer awaited is passed over.
     pub fn handle_reply(&mut self, now: Time, id: u64, body: Result<&[u8], TrackerFailed>) {
+        self.handle_answer(now, id, body.and_then(http::parse_reply));
+    }
+
+    /// The same, read already.
+    pub fn handle_answer(&mut self, now: Time, id: u64, reply: Result<Reply, TrackerFailed>) {
         let is = |tier: &Tier| tier.flight.as_ref().is_some_and(|flight| flight.id == id);
         let Some(index) = self.tiers.iter().position(is) else {
             return;
         };
-        let reply = body.and_then(http::parse_reply);
         self.settle(now, index, reply);
         self.pump(now);
     }
@@ -358,8 +379,12 @@ impl Announcer {
             tracker_id: tracker.id.clone(),
             ..self.said.clone()
         };
-        let url = match http::announce_url(&tracker.url, &said) {
-            Ok(url) => url,
+        let way = match tracker.by_udp {
+            true => udp::check(&tracker.url).map(Way::Udp),
+            false => http::announce_url(&tracker.url, &said).map(Way::Http),
+        };
+        let way = match way {
+            Ok(way) => way,
             Err(error) => {
                 tracker.state = State::Refused(error.why);
                 return;
@@ -379,14 +404,22 @@ impl Announcer {
         let id = self.next_id;
         self.next_id += 1;
         tracker.state = State::Announcing;
+        self.outputs.push_back(match way {
+            Way::Http(url) => Output::Announce { id, url, deadline },
+            Way::Udp(heard) => Output::Call {
+                id,
+                url: tracker.url.clone(),
+                said: Box::new(said),
+                heard,
+                deadline,
+            },
+        });
         tier.flight = Some(Flight {
             id,
             tracker: at,
             event,
             lost_at,
         });
-        self.outputs
-            .push_back(Output::Announce { id, url, deadline });
     }
 
     /// The announce in flight came to its end.
@@ -460,14 +493,15 @@ impl Tracker {
     fn new(url: String) -> Self {
         let refused = match Url::parse(&url) {
             Ok(parsed) => match parsed.scheme() {
-                "http" | "https" => None,
-                // It keeps its place in the tier until BEP 15 is spoken.
-                "udp" => Some("udp: not yet"),
+                "http" | "https" | "udp" => None,
                 _ => Some("neither http, https nor udp"),
             },
             Err(_) => Some("not a URL"),
         };
         Self {
+            by_udp: url
+                .get(..4)
+                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("udp:")),
             url,
             state: refused.map_or(State::Idle, |why| State::Refused(why.to_owned())),
             started: false,

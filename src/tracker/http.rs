@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,68 +13,19 @@ use crate::torrent::bencode::Dict;
 use crate::torrent::bencode::Value;
 use crate::tracker::Retry;
 use crate::tracker::TrackerFailed;
-use crate::units::InfoHash;
-use crate::units::PeerId;
+use crate::tracker::announce;
+use crate::tracker::announce::Announce;
+use crate::tracker::announce::Event;
+use crate::tracker::announce::PEERS_MAX;
+use crate::tracker::announce::Reply;
+use crate::tracker::announce::shown;
 
 /// Bytes of an answer (R24); the driver reads no more.
 pub const REPLY_LEN_MAX: usize = 1024 * 1024;
-/// Peers used of one answer (R24).
-pub const PEERS_MAX: usize = 200;
-/// Connection and answer together (R24).
-pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a tracker may ask for between two announces (R24).
-pub const INTERVAL_MIN: Duration = Duration::from_secs(60);
-pub const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// Where a tracker names none.
 const INTERVAL_USUAL: Duration = Duration::from_secs(1800);
-/// Bytes of a tracker's text that are shown, and of its id that are sent back.
-const TEXT_LEN_MAX: usize = 200;
+/// Bytes of a tracker's id that are sent back.
 const TRACKER_ID_LEN_MAX: usize = 256;
-
-/// What one announce tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announce {
-    pub info_hash: InfoHash,
-    pub peer_id: PeerId,
-    /// Where we listen for peers.
-    pub port: u16,
-    /// Bytes, since `Event::Started`.
-    pub uploaded: u64,
-    pub downloaded: u64,
-    /// Bytes still to fetch.
-    pub left: u64,
-    pub event: Event,
-    /// Peers wished for.
-    pub numwant: u32,
-    /// Proves that we are the same client when our address changes.
-    pub key: u32,
-    /// As the tracker's last answer gave it.
-    pub tracker_id: Option<Vec<u8>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
-    /// The regular announce.
-    None,
-    Started,
-    Completed,
-    Stopped,
-}
-
-/// What a tracker answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// Until the next regular announce.
-    pub interval: Duration,
-    /// No announce without an event before this.
-    pub min_interval: Option<Duration>,
-    /// In the tracker's order, v4 first; no port is 0.
-    pub peers: Vec<SocketAddr>,
-    pub seeders: Option<u32>,
-    pub leechers: Option<u32>,
-    pub tracker_id: Option<Vec<u8>>,
-    pub warning: Option<String>,
-}
 
 /// Whether a tracker on a loopback address may be asked at this path (R24). Which addresses are
 /// loopback is known only after the name is resolved: the driver asks then.
@@ -160,12 +109,12 @@ pub fn parse_reply(body: &[u8]) -> Result<Reply, TrackerFailed> {
     let duration = |key: &[u8]| {
         let seconds = dict.int(key)?;
         let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        Some(wait.clamp(INTERVAL_MIN, INTERVAL_MAX))
+        Some(announce::interval(wait))
     };
     let count = |key: &[u8]| u32::try_from(dict.int(key)?).ok();
     let mut peers = Vec::new();
     match dict.get(b"peers") {
-        Some(Value::Bytes(compact)) => peers.extend(compact_v4(compact).take(PEERS_MAX)),
+        Some(Value::Bytes(compact)) => peers.extend(announce::compact_v4(compact).take(PEERS_MAX)),
         Some(Value::List(list)) => {
             let listed = list.iter().filter_map(|peer| listed_peer(peer.dict()?));
             peers.extend(listed.take(PEERS_MAX));
@@ -173,7 +122,7 @@ pub fn parse_reply(body: &[u8]) -> Result<Reply, TrackerFailed> {
         _ => {}
     }
     let compact = dict.bytes(b"peers6").unwrap_or_default();
-    peers.extend(compact_v6(compact).take(PEERS_MAX - peers.len()));
+    peers.extend(announce::compact_v6(compact).take(PEERS_MAX - peers.len()));
     Ok(Reply {
         interval: duration(b"interval").unwrap_or(INTERVAL_USUAL),
         min_interval: duration(b"min interval"),
@@ -198,35 +147,7 @@ fn retry(dict: Dict<'_>) -> Retry {
     };
     minutes.map_or(Retry::BackOff, |minutes| {
         let wait = Duration::from_secs(minutes.saturating_mul(60));
-        Retry::After(wait.clamp(INTERVAL_MIN, INTERVAL_MAX))
-    })
-}
-
-/// A tracker's text with nothing in it that could move a terminal's cursor.
-fn shown(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let plain = text
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter });
-    let mut out: String = plain.take(TEXT_LEN_MAX).collect();
-    out.truncate(out.floor_char_boundary(TEXT_LEN_MAX));
-    out
-}
-
-fn compact_v4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
-    let (peers, _) = bytes.as_chunks::<6>();
-    peers.iter().filter_map(|[a, b, c, d, port @ ..]| {
-        let port = u16::from_be_bytes(*port);
-        (port != 0).then(|| SocketAddr::from((Ipv4Addr::new(*a, *b, *c, *d), port)))
-    })
-}
-
-fn compact_v6(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
-    let (peers, _) = bytes.as_chunks::<18>();
-    peers.iter().filter_map(|peer| {
-        let (ip, port) = peer.split_first_chunk::<16>()?;
-        let port = u16::from_be_bytes(port.try_into().ok()?);
-        (port != 0).then(|| SocketAddr::from((Ipv6Addr::from(*ip), port)))
+        Retry::After(announce::interval(wait))
     })
 }
 
@@ -242,6 +163,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tracker::announce::INTERVAL_MAX;
+    use crate::tracker::announce::INTERVAL_MIN;
+    use crate::tracker::announce::TEXT_LEN_MAX;
+    use crate::units::InfoHash;
+    use crate::units::PeerId;
 
     fn announce() -> Announce {
         Announce {

@@ -1,10 +1,12 @@
-//! Announcing to trackers, and answering announces (BEP 3, 7, 23).
+//! Announcing to trackers, and answering announces (BEP 3, 7, 15, 23).
 
 use std::time::Duration;
 
+pub mod announce;
 pub mod announcer;
 pub mod http;
 pub mod server;
+pub mod udp;
 
 /// A tracker that gave no peers, by its fault or on the way to it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,8 +11,8 @@ use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 
 use crate::torrent::bencode::Encoder;
-use crate::tracker::http::Event;
-use crate::tracker::http::PEERS_MAX;
+use crate::tracker::announce::Event;
+use crate::tracker::announce::PEERS_MAX;
 use crate::units::InfoHash;
 use crate::units::Time;
 
@@ -240,8 +240,8 @@ mod tests {
 
     use super::*;
     use crate::tracker::TrackerFailed;
-    use crate::tracker::http::Announce;
-    use crate::tracker::http::Reply;
+    use crate::tracker::announce::Announce;
+    use crate::tracker::announce::Reply;
     use crate::tracker::http::announce_url;
     use crate::tracker::http::parse_reply;
     use crate::units::PeerId;

@@ -69,6 +69,37 @@ fn aria2_downloads_from_us() {
     assert_uploaded(&stub);
 }
 
+/// The seeder is known to the tracker by HTTP, and to us by UDP alone.
+#[test]
+fn peers_are_found_by_udp() {
+    let scene = Scene::without_origin(FILM_LEN, PIECE_LEN);
+    let udp = scene.tracker.udp_url();
+    scene.film.publish_torrent(scene.nginx.root(), &udp);
+    let _seeder = scene.libtorrent(&Conduct::default());
+    plays_from_peers(&scene);
+}
+
+#[test]
+fn we_are_found_by_udp() {
+    let mut scene = Scene::new(FILM_LEN, PIECE_LEN);
+    let udp = scene.tracker.udp_url();
+    scene.film.publish_torrent(scene.nginx.root(), &udp);
+    scene.torrent = scene.film.torrent_file(&scene.bed, &udp);
+    let stub = Stub::start(&scene.bed);
+    scene.film.assert_same(&stub.get_all(&scene.udp_target()));
+    scene.wait_seeders(1);
+    let got = Libtorrent::download(&scene.bed, &scene.torrent, &Conduct::default());
+    got.wait_complete(&scene.film, LIMIT);
+    assert_uploaded(&stub);
+    // Both seed now.
+    scene.wait_seeders(2);
+    stub.stop();
+    wait_until("the tracker to hear of the end", LIMIT, || {
+        let known = scene.tracker.scrape(&scene.film);
+        known.is_some_and(|(seeders, _)| seeders < 2)
+    });
+}
+
 /// It dials no address of 127.0.0.0/8, so tracker and stub are outside.
 #[test]
 fn transmission_downloads_from_us() {

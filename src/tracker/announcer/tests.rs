@@ -21,7 +21,7 @@ fn announcer(list: &[&[&str]]) -> Announcer {
 fn announces(announcer: &mut Announcer) -> Vec<(u64, String)> {
     std::iter::from_fn(|| announcer.poll_output())
         .filter_map(|output| match output {
-            Output::Announce { id, url, .. } => Some((id, url)),
+            Output::Announce { id, url, .. } | Output::Call { id, url, .. } => Some((id, url)),
             Output::Peers(_) => None,
         })
         .collect()
@@ -64,7 +64,7 @@ const fn at(seconds: u64) -> Time {
 
 #[test]
 fn all_tiers_start_in_parallel_and_say_what_is_left() {
-    let mut it = announcer(&[&["http://a/"], &["http://b/", "http://c/"], &["udp://d:1/"]]);
+    let mut it = announcer(&[&["http://a/"], &["http://b/", "http://c/"]]);
     assert_eq!(it.next_timeout(), Time::ZERO);
     it.handle_timeout(Time::ZERO);
     let all = announces(&mut it);
@@ -81,6 +81,42 @@ fn all_tiers_start_in_parallel_and_say_what_is_left() {
         Some(Output::Peers(vec!["1.2.3.4:6881".parse().unwrap()]))
     );
     assert_eq!(it.poll_output(), None);
+}
+
+#[test]
+fn udp_trackers_take_turns_with_the_others() {
+    let mut it = announcer(&[&["UDP://d:1/a?k=2"], &["wss://e/"]]);
+    it.handle_timeout(Time::ZERO);
+    let call = it.poll_output();
+    let Some(Output::Call {
+        id, said, heard, ..
+    }) = call
+    else {
+        panic!("{call:?}");
+    };
+    assert_eq!((said.left, said.event), (3, Event::Started));
+    assert_eq!(heard, "/a?k=2");
+    let peers = vec!["1.2.3.4:6881".parse().unwrap()];
+    let reply = Reply {
+        interval: Duration::from_secs(900),
+        min_interval: None,
+        peers: peers.clone(),
+        seeders: Some(1),
+        leechers: Some(2),
+        tracker_id: None,
+        warning: None,
+    };
+    it.handle_answer(at(1), id, Ok(reply));
+    assert_eq!(it.poll_output(), Some(Output::Peers(peers)));
+    assert_eq!(it.next_timeout(), at(901));
+    it.handle_timeout(at(901));
+    let (id, _) = one(&mut it);
+    it.handle_answer(at(902), id, Err(TrackerFailed::new("silence")));
+    assert_eq!(it.status()[0].state, State::Failed("silence".to_owned()));
+    it.stop(at(903));
+    let said = it.poll_output();
+    let stopped = matches!(&said, Some(Output::Call { said, .. }) if said.event == Event::Stopped);
+    assert!(stopped, "{said:?}");
 }
 
 #[test]
@@ -273,17 +309,12 @@ fn stop_tells_those_who_know_us_and_is_bounded() {
 
 #[test]
 fn what_cannot_be_asked_keeps_its_place() {
-    let mut it = announcer(&[
-        &["udp://a:1/"],
-        &["wss://b/"],
-        &["c"],
-        &["http://d/?port=1"],
-    ]);
+    let mut it = announcer(&[&["udp://a/"], &["wss://b/"], &["c"], &["http://d/?port=1"]]);
     it.handle_timeout(Time::ZERO);
     assert_eq!(it.poll_output(), None);
     assert_eq!(it.next_timeout(), Time::NEVER);
     let states: Vec<_> = it.status().into_iter().map(|view| view.state).collect();
-    assert_eq!(states[0], State::Refused("udp: not yet".to_owned()));
+    assert_eq!(states[0], State::Refused("no port in its URL".to_owned()));
     assert!(
         states
             .iter()

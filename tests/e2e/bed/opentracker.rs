@@ -64,6 +64,10 @@ impl OpenTracker {
         format!("http://{}/announce", self.addr)
     }
 
+    pub fn udp_url(&self) -> String {
+        format!("udp://{}/announce", self.addr)
+    }
+
     /// Seeders and leechers that it knows.
     pub fn scrape(&self, film: &Film) -> Option<(u64, u64)> {
         // Whoever stops is told as well, and is not there before or after.

@@ -77,6 +77,11 @@ impl Scene {
         target(&[&self.tracker.url()], &self.nginx.url(&self.film.name))
     }
 
+    /// The same with the tracker's other address.
+    pub fn udp_target(&self) -> String {
+        target(&[&self.tracker.udp_url()], &self.nginx.url(&self.film.name))
+    }
+
     /// `/<url ending in .torrent>`.
     pub fn torrent_target(&self) -> String {
         target(&[], &self.nginx.url(&format!("{}.torrent", self.film.name)))
