@@ -85,6 +85,28 @@ pub enum Command {
         given: Given,
     },
 
+    /// Make a film's torrent, and tell what to put into pages and web servers
+    Publish {
+        /// The film
+        #[arg(value_name = "FILE")]
+        film: PathBuf,
+
+        /// The film's address on the web; repeat for further servers that have it
+        #[arg(long = "url", value_name = "VIDEO_URL", value_parser = video, required = true)]
+        videos: Vec<Url>,
+
+        /// Announce to this tracker; may be repeated
+        #[arg(long = "tracker", value_name = "URL", value_parser = tracker, required = true)]
+        trackers: Vec<Url>,
+
+        /// Write the torrent to FILE [default: the film's name with .torrent]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+
+        #[command(flatten)]
+        given: Given,
+    },
+
     /// Tell what the running stub does
     Status {
         /// As JSON, as `/api/stats` has it
@@ -108,7 +130,7 @@ pub enum Command {
 
 /// What each command shows of the common options beside `--config` and the log's; `serve` shows
 /// all.
-const SHOWN: [(&str, &[&str]); 4] = [
+const SHOWN: [(&str, &[&str]); 5] = [
     (
         "get",
         &[
@@ -127,6 +149,7 @@ const SHOWN: [(&str, &[&str]); 4] = [
         "seed",
         &["peer_listen", "store", "shards", "allow_private", "ca_file"],
     ),
+    ("publish", &[]),
     ("status", &["admin"]),
     ("demo", &[]),
 ];
@@ -224,6 +247,21 @@ fn tracker(text: &str) -> Result<Url, String> {
     }
 }
 
+/// As the stub takes it (R11): a fragment would be lost, a password told to all.
+fn video(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(String::from("a film's address is http or https"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err(String::from("without user name, password and #fragment"));
+    }
+    if url.path().ends_with('/') {
+        return Err(String::from("the address of a folder is none of a film"));
+    }
+    Ok(url)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -294,6 +332,31 @@ mod tests {
         assert_eq!(data, Path::new("/films"));
         let trackers: Vec<&str> = trackers.iter().map(Url::as_str).collect();
         assert_eq!(trackers, ["http://a/announce", "udp://b:1"]);
+    }
+
+    #[test]
+    fn publish_takes_a_film_its_addresses_and_trackers() {
+        let line = "publish a.mp4 --url https://v/a.mp4 --url http://w/b.mp4 --tracker udp://t:1";
+        let Command::Publish {
+            videos, trackers, ..
+        } = parse(line).unwrap()
+        else {
+            panic!("publish");
+        };
+        let videos: Vec<&str> = videos.iter().map(Url::as_str).collect();
+        assert_eq!(videos, ["https://v/a.mp4", "http://w/b.mp4"]);
+        assert_eq!(trackers[0].as_str(), "udp://t:1");
+        for url in [
+            "ftp://v/a",
+            "https://v/",
+            "https://v/a#t=1",
+            "https://u@v/a",
+            "a.mp4",
+        ] {
+            let line = format!("publish a.mp4 --url {url} --tracker udp://t:1");
+            assert!(parse(&line).is_err(), "{url}");
+        }
+        assert!(parse("publish a.mp4 --url https://v/a.mp4").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod client;
 pub mod demo;
 pub mod get;
 pub mod progress;
+pub mod publish;
 pub mod scratch;
 pub mod seed;
 pub mod serve;
@@ -87,6 +88,21 @@ fn run(command: Command) -> Result<(), Failed> {
                 .extend(trackers.iter().map(|url| vec![url.to_string()]));
             let engine = serve::start(&config, Doors::Peers)?;
             Ok(seed::run(engine, metainfo, data)?)
+        }
+        Command::Publish {
+            film,
+            videos,
+            trackers,
+            output,
+            given,
+        } => {
+            configure(given)?;
+            publish::run(&publish::Order {
+                film,
+                videos,
+                trackers,
+                output,
+            })
         }
         Command::Status { json, given } => {
             let config = configure(given)?;

@@ -1,15 +1,20 @@
 //! The other addresses, and the other commands.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::bed::film::{CLIP, Film};
 use crate::bed::http::Client;
 use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::net::{answers, free_port, loopback};
+use crate::bed::nginx::Nginx;
+use crate::bed::opentracker::OpenTracker;
 use crate::bed::process::Process;
 use crate::bed::scene::{LIMIT, Scene};
 use crate::bed::stub::{Options, Stub, free_ports, run};
+use crate::bed::{Bed, wait_until};
 
 const FILM_LEN: usize = 4 * 1024 * 1024 + 99;
 
@@ -123,6 +128,95 @@ fn get_writes_the_film() {
     assert!(!nothing.exists());
 }
 
+/// From a film and a web server to viewers that feed each other.
+#[test]
+fn publish_makes_what_a_site_needs() {
+    let bed = Bed::new();
+    let nginx = Nginx::start(&bed);
+    let root = nginx.root();
+    fs::copy(CLIP, root.join("clip.mp4")).unwrap();
+    let torrent = root.join("clip.mp4.torrent");
+    // The tracker must know the torrent before, so it is made twice.
+    let publish = |tracker: &str| {
+        let mut command = Options::new(&bed).command();
+        command.arg("publish").arg(root.join("clip.mp4"));
+        command.args(["--url", &nginx.url("clip.mp4"), "--tracker", tracker]);
+        let output = run(&mut command, LIMIT);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = publish("udp://127.0.0.1:9/announce");
+    let published = |piece_len: &u32| told.contains(&Film::clip(&bed, *piece_len).hex());
+    let piece_len = (14..24).map(|log| 1 << log).find(published).unwrap();
+    let film = Film::clip(&bed, piece_len);
+    let tracker = OpenTracker::start(&bed, &[&film]);
+    let told = publish(&tracker.udp_url());
+    assert!(torrent.exists());
+    let address = told.lines().find_map(|line| line.strip_prefix("address "));
+    let address = address.unwrap().trim();
+    let target = address.strip_prefix("http://localhost:8081").unwrap();
+    assert!(
+        told.contains(&format!("<source src=\"{address}\">")),
+        "{told}"
+    );
+    let first = Stub::start(&bed);
+    film.assert_same(&first.get_all(target));
+    wait_until("the first viewer to seed", LIMIT, || {
+        tracker.scrape(&film) == Some((1, 0))
+    });
+    let second = Stub::start(&bed);
+    film.assert_same(&second.get_all(target));
+    assert!(second.bytes("from_peers") > 0, "{}", second.stats());
+    // Other clients take it as well.
+    let got = Libtorrent::download(&bed, &torrent, &Conduct::default());
+    got.wait_complete(&film, LIMIT);
+}
+
+#[test]
+fn publish_says_what_is_wrong() {
+    let bed = Bed::new();
+    let publish = |film: &Path, words: &[&str]| {
+        let mut command = Options::new(&bed).command();
+        command.arg("publish").arg(film).args(words);
+        command.args(["--tracker", "udp://127.0.0.1:9"]);
+        run(&mut command, LIMIT)
+    };
+    let url = ["--url", "http://v.example/film.mp4"];
+    let none = publish(&bed.dir().join("none.mp4"), &url);
+    assert_eq!(none.status.code(), Some(66), "{none:?}");
+    let empty = publish(&bed.write("empty.mp4", Vec::new()), &url);
+    assert_eq!(empty.status.code(), Some(66), "{empty:?}");
+    assert!(String::from_utf8_lossy(&empty.stderr).contains("is empty"));
+    let film = bed.write("film.mp4", vec![7; 100_000]);
+    let nowhere = publish(
+        &film,
+        &[&url[..], &["-o", "/nowhere/film.torrent"]].concat(),
+    );
+    assert_eq!(nowhere.status.code(), Some(73), "{nowhere:?}");
+    let unnamed = publish(&film, &["--url", "film.mp4"]);
+    assert_eq!(unnamed.status.code(), Some(64), "{unnamed:?}");
+    // An index behind the media is told, with what helps.
+    let moved = bed.dir().join("end.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args([
+        "-v",
+        "error",
+        "-i",
+        CLIP,
+        "-c",
+        "copy",
+        "-movflags",
+        "-faststart",
+    ]);
+    let made = run(ffmpeg.arg(&moved), LIMIT);
+    assert!(made.status.success(), "{made:?}");
+    let warned = publish(&moved, &url);
+    assert!(warned.status.success(), "{warned:?}");
+    let said = String::from_utf8_lossy(&warned.stderr).into_owned();
+    assert!(said.contains("-movflags +faststart"), "{said}");
+    assert!(!said.contains("not known"), "{said}");
+}
+
 #[test]
 fn seed_keeps_a_swarm_supplied() {
     let scene = Scene::without_origin(FILM_LEN, 65_536);
@@ -193,7 +287,7 @@ fn status_says_what_the_stub_does() {
 
 #[test]
 fn demo_plays_its_clip_and_ends() {
-    let bed = crate::bed::Bed::new();
+    let bed = Bed::new();
     let output = run(Options::new(&bed).command().args(["demo", "--once"]), LIMIT);
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
