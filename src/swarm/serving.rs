@@ -20,9 +20,16 @@ const ENOUGH: f64 = 0.9;
 const RECENT: f64 = 0.25;
 /// A turn lasts so long, and as long as so many blocks take, without a further request.
 const LINGER: Duration = Duration::from_millis(100);
-const LINGER_BLOCKS: f64 = 2.0;
-/// Who has taken nothing for so long holds nobody up.
+const LINGER_BLOCKS: f64 = 4.0;
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// Who has taken nothing for so long holds nobody up, nor who has taken nothing while so many
+/// blocks would have gone to each: on a thin line a block takes long, and one more served for each
+/// that waits would make all of them wait.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
+const STUCK_BLOCKS: f64 = 4.0;
+const STUCK_AFTER_MAX: Duration = Duration::from_secs(10);
+/// The same before it is known how thin the line is.
+const STUCK_AFTER_FIRST: Duration = Duration::from_secs(4);
 /// What goes out is measured over so long, and so many bytes.
 const PERIOD: Duration = Duration::from_millis(500);
 const PERIOD_BYTES: u64 = 24 * BLOCK_LEN as u64;
@@ -63,9 +70,21 @@ struct Turn {
 
 impl Turn {
     /// When it holds nobody up any more if it takes nothing.
-    fn stuck_at(&self, linger: Duration) -> Time {
-        self.moved + if self.idle { linger } else { STUCK_AFTER }
+    fn stuck_at(&self, patience: Patience) -> Time {
+        self.moved
+            + if self.idle {
+                patience.idle
+            } else {
+                patience.asking
+            }
     }
+}
+
+/// With who asks for nothing more, and with who does and takes nothing.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    idle: Duration,
+    asking: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +120,7 @@ impl Serving {
 
     /// `next`: of which piece the next block for a peer is. Turns end with their piece.
     pub fn end_turns(&mut self, now: Time, next: impl Fn(PeerKey) -> Option<PieceIndex>) {
-        let linger = self.linger();
+        let linger = self.patience().idle;
         self.turns.retain_mut(|turn| {
             let wanted = next(turn.key);
             turn.idle = wanted.is_none();
@@ -110,9 +129,19 @@ impl Serving {
     }
 
     /// Who asks for a few blocks at a time asks for the next when one has come.
-    fn linger(&self) -> Duration {
-        let blocks_s = f64::from(BLOCK_LEN) * LINGER_BLOCKS / self.rate.max(1.0);
-        LINGER + Duration::from_secs_f64(blocks_s.min(STUCK_AFTER.as_secs_f64()))
+    fn patience(&self) -> Patience {
+        let block_s = f64::from(BLOCK_LEN) / self.rate.max(1.0);
+        let linger_s = (block_s * LINGER_BLOCKS).min(LINGER_MAX.as_secs_f64());
+        let width = f64::from(u32::try_from(self.width).expect("WIDTH_MAX"));
+        let stuck_s = (block_s * width * STUCK_BLOCKS).min(STUCK_AFTER_MAX.as_secs_f64());
+        let asking = match self.rate > 0.0 {
+            true => STUCK_AFTER.max(Duration::from_secs_f64(stuck_s)),
+            false => STUCK_AFTER_FIRST,
+        };
+        Patience {
+            idle: LINGER + Duration::from_secs_f64(linger_s),
+            asking,
+        }
     }
 
     /// How many more turns may begin. While one peer is about to ask for more another is served.
@@ -211,18 +240,18 @@ impl Serving {
     }
 
     pub fn next_timeout(&self) -> Time {
-        let linger = self.linger();
+        let patience = self.patience();
         let held = self.turns.iter().filter(|turn| !turn.stuck);
-        let stuck = held.map(|turn| turn.stuck_at(linger)).min();
+        let stuck = held.map(|turn| turn.stuck_at(patience)).min();
         stuck.filter(|_| self.queue).unwrap_or(Time::NEVER)
     }
 
     /// Whether somebody else may have a turn now.
     pub fn handle_timeout(&mut self, now: Time) -> bool {
         let mut freed = false;
-        let linger = self.linger();
+        let patience = self.patience();
         for turn in &mut self.turns {
-            let stuck = now >= turn.stuck_at(linger);
+            let stuck = now >= turn.stuck_at(patience);
             freed |= stuck && !turn.stuck;
             turn.stuck = stuck;
         }
@@ -400,7 +429,7 @@ mod tests {
         assert_eq!(serving.next_timeout(), Time::NEVER);
         serving.set_waiting(Time::ZERO, 1);
         let stuck = serving.next_timeout();
-        assert_eq!(stuck, Time::ZERO + STUCK_AFTER);
+        assert_eq!(stuck, Time::ZERO + STUCK_AFTER_FIRST);
         assert!(!serving.handle_timeout(stuck.before(Duration::from_millis(1))));
         assert!(serving.handle_timeout(stuck));
         assert_eq!((serving.free(), serving.next_timeout()), (1, Time::NEVER));
