@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(serving.free(), 0);
         serving.set_waiting(Time::ZERO, 1);
         let over = serving.next_timeout();
-        assert_eq!(over, Time::ZERO + Duration::from_millis(300));
+        assert_eq!(over, Time::ZERO + Duration::from_millis(500));
         assert!(serving.handle_timeout(over));
         serving.end_turns(over, |_| None);
         assert!(!serving.holds(PeerKey(1), piece));
@@ -417,6 +417,22 @@ mod tests {
         let mut world = World::new(8, 4000.0, 50.0);
         let used = world.run(60);
         assert!(used > 0.85, "{used}");
+    }
+
+    #[test]
+    fn on_a_thin_line_who_waits_for_a_block_is_not_stuck() {
+        let stuck_at = |blocks_per_s: f64, width: usize| {
+            let mut serving = Serving::new(Time::ZERO);
+            serving.rate = BLOCK as f64 * blocks_per_s;
+            serving.width = width;
+            serving.begin_turn(Time::ZERO, PeerKey(1), PieceIndex(3));
+            serving.set_waiting(Time::ZERO, 1);
+            serving.next_timeout()
+        };
+        assert_eq!(stuck_at(40.0, 2), Time::ZERO + STUCK_AFTER);
+        assert_eq!(stuck_at(2.0, 1), Time::from_secs(2));
+        assert_eq!(stuck_at(2.0, 4), Time::from_secs(8));
+        assert_eq!(stuck_at(0.5, 4), Time::ZERO + STUCK_AFTER_MAX);
     }
 
     #[test]
