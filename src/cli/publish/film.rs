@@ -1,4 +1,4 @@
-//! A film on this disk as its publisher has it: how long it plays, where its index lies, its hashes.
+//! A film on this disk: how long it plays, where its index lies, the hashes of its pieces.
 
 use std::fs::File;
 use std::io;
