@@ -28,15 +28,18 @@ impl Published<'_> {
     /// The publisher's form (DESIGN §3), plain where a stub reads it as it is meant.
     pub fn localhost(&self) -> String {
         let plain = self.path(|url| url.to_string());
-        let meant = Address::Video {
-            trackers: self.trackers.to_vec(),
-            video: self.videos[0].clone(),
-        };
         let path = match Address::parse(&plain) {
-            Ok(read) if read == meant => plain,
+            Ok(Address::Video { trackers, video }) if self.is_meant(&trackers, &video) => plain,
             _ => self.path(|url| utf8_percent_encode(url.as_str(), WHOLE).to_string()),
         };
         format!("{STUB}{path}")
+    }
+
+    fn is_meant(&self, trackers: &[Url], video: &Url) -> bool {
+        // `udp://t:1` and `udp://t:1/` are one tracker.
+        let bare = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        let same = trackers.iter().map(bare).eq(self.trackers.iter().map(bare));
+        same && *video == self.videos[0]
     }
 
     fn path(&self, write: impl Fn(&Url) -> String) -> String {
@@ -140,6 +143,15 @@ mod tests {
             plain,
             "http://localhost:8081/https://t.example/announce/udp://t.example:1/announce\
              /https://v.example/a.mp4?x=1&y"
+        );
+        let bare = with(
+            &["https://v.example/a.mp4"],
+            &["udp://t.example:1"],
+            |film| film.localhost(),
+        );
+        assert_eq!(
+            bare,
+            "http://localhost:8081/udp://t.example:1/https://v.example/a.mp4"
         );
         // A tracker that does not look like one, a video that does, a query before another URL.
         for (video, tracker) in [
