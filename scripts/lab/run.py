@@ -19,8 +19,8 @@ from pathlib import Path
 import bound
 import film as films
 import scenario as scenarios
-from bed import FILM_URL, ORIGIN_IP, PLAIN_URL, POISONER_BYTE, SCRATCH, SEED_BYTE, TRACKER, VIEWER_BYTE
-from bed import Bed, Stub, Worker, tail
+from bed import FILM_URL, ORIGIN_IP, PLAIN_URL, POISONER_BYTE, SCRATCH, SEED_BYTE, TRACKER
+from bed import VIEWER_BYTE, Bed, Stub, Worker, tail
 from film import PIECE_LEN
 from player import BUFFER_S, PATIENCE_S, Player, connect
 from scenario import DOWNLOAD, rate

@@ -129,7 +129,6 @@ struct Tier {
 #[derive(Debug)]
 struct Tracker {
     url: String,
-    by_udp: bool,
     state: State,
     /// It knows us: `started` was answered.
     started: bool,
@@ -379,7 +378,7 @@ impl Announcer {
             tracker_id: tracker.id.clone(),
             ..self.said.clone()
         };
-        let way = match tracker.by_udp {
+        let way = match udp::is(&tracker.url) {
             true => udp::check(&tracker.url).map(Way::Udp),
             false => http::announce_url(&tracker.url, &said).map(Way::Http),
         };
@@ -499,9 +498,6 @@ impl Tracker {
             Err(_) => Some("not a URL"),
         };
         Self {
-            by_udp: url
-                .get(..4)
-                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("udp:")),
             url,
             state: refused.map_or(State::Idle, |why| State::Refused(why.to_owned())),
             started: false,

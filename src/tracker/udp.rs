@@ -34,6 +34,12 @@ const OPTION_LEN_MAX: usize = 255;
 /// Of an address's path and query; more would not fit the datagram.
 const URL_DATA_MAX: usize = 1024;
 
+/// Whether a tracker is announced to this way.
+pub fn is(base: &str) -> bool {
+    let scheme = base.get(..4);
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("udp:"))
+}
+
 /// Whether and where a tracker's address can be announced to: its path and query, which it hears.
 pub fn check(base: &str) -> Result<String, TrackerFailed> {
     let url = Url::parse(base).map_err(|_| TrackerFailed::lasting("not a URL"))?;

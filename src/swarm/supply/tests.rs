@@ -320,3 +320,25 @@ fn policies_differ() {
     let far = last.plan(Time::from_secs(2), &reader, &[]);
     assert!(matches!(far, Plan::Wait(at) if at > Time::from_secs(5)));
 }
+
+#[test]
+fn a_fetch_is_late_by_what_its_origin_usually_takes() {
+    let mut case = case(OriginPolicy::Hybrid);
+    let (now, reader) = playing();
+    let Plan::Buy {
+        origin,
+        range,
+        cause,
+    } = case.plan(now, &reader, &[])
+    else {
+        panic!("nothing is bought");
+    };
+    case.supply.start(now, origin, range, cause).unwrap();
+    assert_eq!(case.supply.next_late(), now + FETCH_LATE);
+    let usual = Duration::from_secs(3);
+    case.supply.set_estimate(origin, usual, 1e6);
+    let late = now + usual * FETCH_LATE_TIMES;
+    assert_eq!(case.supply.next_late(), late);
+    assert_eq!(case.supply.late(now + FETCH_LATE).len(), 0);
+    assert_eq!(case.supply.late(late).len(), 1);
+}
