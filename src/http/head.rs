@@ -447,6 +447,8 @@ fn parse_digits(text: &[u8]) -> Option<u64> {
 const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
         204 => "No Content",
         206 => "Partial Content",
         304 => "Not Modified",

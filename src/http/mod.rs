@@ -2,4 +2,5 @@
 
 pub mod body;
 pub mod head;
+pub mod pin;
 pub mod range;

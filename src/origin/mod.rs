@@ -3,7 +3,6 @@
 mod answer;
 pub mod get;
 mod health;
-pub mod pin;
 pub mod pool;
 mod redirect;
 pub mod session;

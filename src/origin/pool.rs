@@ -12,10 +12,10 @@ use url::Url;
 
 use crate::http::body::Framing;
 use crate::http::head::ResponseHead;
+use crate::http::pin::Pin;
 use crate::origin::OriginFailed;
 use crate::origin::answer::{Answer, Span, judge};
 use crate::origin::health::Health;
-use crate::origin::pin::Pin;
 pub use crate::origin::pool::conns::ConnKey;
 use crate::origin::pool::conns::{Conns, DRAIN_MAX, Doing};
 pub use crate::origin::pool::known::Ranges;

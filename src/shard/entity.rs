@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use crate::origin::pin::Pin;
+use crate::http::pin::Pin;
 use crate::shard::film::Film;
 use crate::shard::host::Host;
 use crate::shard::origin::OriginHost;

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use url::Url;
 
 use crate::http::head::ResponseHead;
+use crate::http::pin::Pin;
 use crate::origin::OriginFailed;
-use crate::origin::pin::Pin;
 use crate::origin::pool::ConnKey;
 use crate::origin::pool::Output;
 use crate::origin::pool::Pool;

@@ -5,6 +5,7 @@ use std::time::Duration;
 pub mod announce;
 pub mod announcer;
 pub mod http;
+pub mod registry;
 pub mod server;
 pub mod udp;
 

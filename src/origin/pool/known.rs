@@ -3,8 +3,8 @@
 use url::Url;
 
 use crate::http::head::ResponseHead;
+use crate::http::pin::Pin;
 use crate::origin::answer::{SKIP_MAX, Span};
-use crate::origin::pin::Pin;
 use crate::origin::transfer::Fetch;
 
 /// Whether the origin heeds `Range`.

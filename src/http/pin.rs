@@ -1,6 +1,12 @@
 //! What tells one version of a file from another (RFC 9110 §8.8).
 
+use crate::http::head::Headers;
 use crate::http::head::ResponseHead;
+
+/// A registry's answer says with these which version of the video its torrent is of; both as the
+/// video's own server sent them.
+pub const STAMP_ETAG: &str = "Video-ETag";
+pub const STAMP_DATE: &str = "Video-Last-Modified";
 
 /// Longest validator that is kept and sent back.
 const VALIDATOR_LEN_MAX: usize = 256;
@@ -19,15 +25,34 @@ pub struct Pin {
 impl Pin {
     /// What an answer says of the file; ill-formed validators count as absent.
     pub fn of(head: &ResponseHead, length: Option<u64>) -> Self {
+        Self::named(&head.headers, "etag", "last-modified", length)
+    }
+
+    /// What a registry says of the video that its torrent was made from.
+    pub fn of_stamp(headers: &Headers) -> Self {
+        Self::named(headers, STAMP_ETAG, STAMP_DATE, None)
+    }
+
+    /// For a registry's answer.
+    pub fn stamp(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let etag = self.etag.as_deref().map(|etag| (STAMP_ETAG, etag));
+        let date = self.last_modified.as_deref();
+        etag.into_iter().chain(date.map(|date| (STAMP_DATE, date)))
+    }
+
+    /// Whether one version can be told from the next.
+    pub const fn has_validator(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
+    }
+
+    fn named(headers: &Headers, etag: &str, date: &str, length: Option<u64>) -> Self {
         Self {
-            etag: head
-                .headers
-                .get("etag")
+            etag: headers
+                .get(etag)
                 .filter(|etag| is_etag(etag))
                 .map(String::from),
-            last_modified: head
-                .headers
-                .get("last-modified")
+            last_modified: headers
+                .get(date)
                 .filter(|date| date.len() <= VALIDATOR_LEN_MAX)
                 .filter(|date| httpdate::parse_http_date(date).is_ok())
                 .map(String::from),
