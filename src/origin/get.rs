@@ -246,10 +246,12 @@ impl Get {
 
 fn refusal(head: &ResponseHead) -> OriginFailed {
     let why = format!("answered {}", head.status);
+    let asked = head.headers.get("retry-after");
+    let asked = asked.and_then(|value| retry_after(value, head.headers.get("date")));
     let failed = match head.status {
+        // It is being made, and what is asked to wait is all there is to it.
+        202 => OriginFailed::passing(asked.unwrap_or(RETRY), why),
         408 | 425 | 429 | 500..=599 => {
-            let asked = head.headers.get("retry-after");
-            let asked = asked.and_then(|value| retry_after(value, head.headers.get("date")));
             OriginFailed::passing(asked.unwrap_or_default().max(RETRY), why)
         }
         _ => OriginFailed::lasting(why),

@@ -6,35 +6,25 @@ use std::time::Duration;
 use url::Url;
 
 use crate::http::head::ResponseHead;
+use crate::http::pin::Pin;
 use crate::resolve::describedby;
+use crate::resolve::discover::origin::Origin;
+use crate::resolve::registry::Given;
+use crate::resolve::registry::Registries;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::Metainfo;
 use crate::torrent::metainfo::TORRENT_LEN_MAX;
 use crate::units::Time;
 
+pub use crate::resolve::discover::ask::Ask;
+
+mod ask;
+mod origin;
+
 /// `describedby` links of one origin that are tried.
 const DESCRIBED_MAX: usize = 3;
-/// `xs` and `as` addresses of one magnet link that are tried.
-const SOURCES_MAX: usize = 4;
 /// For the origin's head, and for each [`Get`]; the driver's own deadlines come first.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What is looked for.
-#[derive(Clone, Debug)]
-pub enum Ask {
-    /// The driver asks the origin meanwhile, and tells what it answered.
-    Video { video: Url, trackers: Vec<Url> },
-    Torrent {
-        url: Url,
-        /// A file in the torrent, percent-decoded.
-        path: Option<String>,
-        trackers: Vec<Url>,
-    },
-    Magnet {
-        magnet: Magnet,
-        path: Option<String>,
-    },
-}
 
 /// A body to be fetched: hand what it is, or why there is none, to [`Discover::handle_body`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +36,28 @@ pub struct Get {
 }
 
 /// A body that came, as metainfo or why it is none. To be read on a shard only if it is short.
-pub struct Body(Result<Box<Metainfo>, &'static str>);
+pub struct Body {
+    metainfo: Result<Box<Metainfo>, &'static str>,
+    pin: Pin,
+}
 
 impl Body {
     pub fn read(bytes: &[u8]) -> Self {
-        if bytes.len() > TORRENT_LEN_MAX {
-            return Self(Err("too-long"));
+        let metainfo = if bytes.len() > TORRENT_LEN_MAX {
+            Err("too-long")
+        } else {
+            Metainfo::parse(bytes).map_err(|bad| bad.reason)
+        };
+        Self {
+            metainfo: metainfo.map(Box::new),
+            pin: Pin::default(),
         }
-        let metainfo = Metainfo::parse(bytes).map_err(|bad| bad.reason);
-        Self(metainfo.map(Box::new))
+    }
+
+    /// Of this version of the video ([`Pin::of_stamp`]), which only a registry's word is taken for.
+    #[must_use]
+    pub fn stamped(self, pin: Pin) -> Self {
+        Self { pin, ..self }
     }
 }
 
@@ -63,6 +66,8 @@ impl Body {
 pub struct Unfound {
     /// What the server answered, if it did.
     pub status: Option<u16>,
+    /// How long it asks to wait.
+    pub retry: Option<Duration>,
     pub why: String,
 }
 
@@ -83,7 +88,8 @@ pub enum Outcome {
         magnet: Box<Magnet>,
         path: Option<String>,
     },
-    /// No torrent: the origin's bytes as they are.
+    /// No torrent: the origin's bytes as they are. Unless [`Discover::is_over`], one is being made,
+    /// and another outcome may follow.
     Passthrough,
     Failed {
         status: u16,
@@ -109,8 +115,9 @@ pub struct Found {
     pub peers: Vec<String>,
 }
 
-/// One address's search. For a video `<video>.torrent` is fetched beside the origin's first
-/// answer, but waits for it: a `describedby` link there goes first, and the length must fit.
+/// One address's search. For a video the trackers' registries are asked and `<video>.torrent` is
+/// fetched beside the origin's first answer, but they wait for it: a `describedby` link there goes
+/// first, and length and version must fit.
 #[derive(Debug)]
 pub struct Discover {
     ask: Ask,
@@ -118,6 +125,7 @@ pub struct Discover {
     recalled: Option<Recalled>,
     /// Links of the origin still to be tried; sources of a magnet link likewise.
     places: VecDeque<Url>,
+    registries: Registries,
     sidecar: Sidecar,
     gets: VecDeque<Get>,
     flights: Vec<Flight>,
@@ -125,20 +133,9 @@ pub struct Discover {
     deadline: Time,
     warnings: VecDeque<Warning>,
     outcome: Option<Outcome>,
+    /// It plays from the origin; only registries that make the torrent are asked any more.
+    late: bool,
     done: bool,
-}
-
-/// What is known of the requested video's own server.
-#[derive(Debug)]
-enum Origin {
-    /// Its head is to come.
-    Awaited,
-    Answered {
-        length: Option<u64>,
-        /// ETag and Last-Modified, as sent.
-        validators: [Option<String>; 2],
-    },
-    Failed,
 }
 
 #[derive(Debug)]
@@ -160,25 +157,25 @@ enum Sidecar {
 struct Flight {
     id: u64,
     url: Url,
-    sidecar: bool,
+    to: To,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// A link of the origin, a source of a magnet link, the torrent asked for.
+    Place,
+    Registry(usize),
+    Sidecar,
 }
 
 impl Discover {
     pub fn new(now: Time, ask: Ask) -> Self {
-        let places = match &ask {
-            Ask::Video { .. } => VecDeque::new(),
-            Ask::Torrent { url, .. } => VecDeque::from([url.clone()]),
-            Ask::Magnet { magnet, .. } => {
-                let urls = magnet.sources.iter().filter_map(|url| Url::parse(url).ok());
-                let web = urls.filter(|url| matches!(url.scheme(), "http" | "https"));
-                web.take(SOURCES_MAX).collect()
-            }
-        };
         let mut discover = Self {
+            places: ask.places(),
+            registries: ask.registries(),
             ask,
             origin: Origin::Awaited,
             recalled: None,
-            places,
             sidecar: Sidecar::Unasked,
             gets: VecDeque::new(),
             flights: Vec::new(),
@@ -186,9 +183,11 @@ impl Discover {
             deadline: now + STEP_TIMEOUT,
             warnings: VecDeque::new(),
             outcome: None,
+            late: false,
             done: false,
         };
         if matches!(discover.ask, Ask::Video { .. }) {
+            discover.ask_registries(now);
             discover.ask_sidecar(now);
         } else {
             discover.advance(now);
@@ -200,13 +199,15 @@ impl Discover {
     /// of then, as sent; empty if it sent neither. Given before the first
     /// [`Discover::poll_output`], it spares every fetch unless the origin contradicts it.
     pub fn recall(&mut self, metainfo: Metainfo, validator: String) {
-        if matches!(self.origin, Origin::Awaited) && matches!(self.ask, Ask::Video { .. }) {
+        if self.origin.is_awaited() && matches!(self.ask, Ask::Video { .. }) {
             self.recalled = Some(Recalled {
                 metainfo,
                 validator,
             });
-            if self.gets.pop_front().is_some() {
+            if !self.gets.is_empty() {
+                self.gets.clear();
                 self.flights.clear();
+                self.registries.reset();
                 self.sidecar = Sidecar::Unasked;
             }
         }
@@ -222,7 +223,7 @@ impl Discover {
         length: Option<u64>,
     ) {
         let is_video = matches!(self.ask, Ask::Video { .. });
-        if self.done || !is_video || !matches!(self.origin, Origin::Awaited) {
+        if self.done || !is_video || !self.origin.is_awaited() {
             return;
         }
         // RFC 6249 §2: mirrors describe the file in the redirect as well.
@@ -233,13 +234,7 @@ impl Discover {
         }
         match head.status {
             100..=199 | 300..=399 => return,
-            200..=299 => {
-                let text = |name| head.headers.get(name).map(str::to_owned);
-                self.origin = Origin::Answered {
-                    length,
-                    validators: [text("etag"), text("last-modified")],
-                };
-            }
+            200..=299 => self.origin = Origin::answered(head, length),
             _ => self.origin = Origin::Failed,
         }
         self.advance(now);
@@ -247,7 +242,7 @@ impl Discover {
 
     /// The origin gave no head: a torrent can still play.
     pub fn handle_origin_failed(&mut self, now: Time) {
-        if matches!(self.origin, Origin::Awaited) {
+        if self.origin.is_awaited() {
             self.origin = Origin::Failed;
             self.advance(now);
         }
@@ -262,6 +257,13 @@ impl Discover {
         if self.done {
             return;
         }
+        if let (To::Registry(place), Err(unfound)) = (flight.to, &body)
+            && unfound.status == Some(202)
+        {
+            self.registries.handle_making(now, place, unfound.retry);
+            return self.advance(now);
+        }
+        let pin = body.as_ref().ok().map(|body| body.pin.clone());
         let found = match body {
             Ok(body) => self.take(&flight.url, body),
             Err(unfound) => {
@@ -271,27 +273,38 @@ impl Discover {
                 None
             }
         };
-        if flight.sidecar {
-            let found = found.map(|found| Sidecar::Found(flight.url, found));
-            self.sidecar = found.unwrap_or(Sidecar::None);
-        } else if let Some(found) = found {
-            self.accept(Some(&flight.url), *found);
+        match (flight.to, found) {
+            (To::Sidecar, Some(found)) => self.sidecar = Sidecar::Found(flight.url, found),
+            (To::Sidecar, None) => self.sidecar = Sidecar::None,
+            (To::Registry(place), Some(found)) => {
+                let pin = pin.unwrap_or_default();
+                self.registries.handle_given(place, found, pin);
+            }
+            (To::Registry(place), None) => self.registries.handle_nothing(place),
+            (To::Place, Some(found)) => self.accept(Some(&flight.url), *found),
+            (To::Place, None) => {}
         }
         self.advance(now);
     }
 
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.done || now < self.deadline {
+        if self.done {
             return;
         }
-        if matches!(self.origin, Origin::Awaited) {
-            self.origin = Origin::Failed;
+        self.registries.handle_timeout(now);
+        self.ask_registries(now);
+        let step_over = !self.late && now >= self.deadline;
+        if step_over {
+            if self.origin.is_awaited() {
+                self.origin = Origin::Failed;
+            }
+            if matches!(self.sidecar, Sidecar::Flying) {
+                self.sidecar = Sidecar::None;
+            }
+            let registry = |flight: &Flight| matches!(flight.to, To::Registry(_));
+            self.flights.retain(registry);
         }
-        if matches!(self.sidecar, Sidecar::Flying) {
-            self.sidecar = Sidecar::None;
-        }
-        self.flights.clear();
-        if matches!(self.ask, Ask::Torrent { .. }) {
+        if step_over && matches!(self.ask, Ask::Torrent { .. }) {
             self.end(Outcome::Failed {
                 status: 504,
                 code: "torrent-timeout",
@@ -301,11 +314,12 @@ impl Discover {
         self.advance(now);
     }
 
-    pub fn next_timeout(&self) -> Time {
-        if self.done {
-            Time::NEVER
-        } else {
-            self.deadline
+    pub fn next_timeout(&self, now: Time) -> Time {
+        let registries = self.registries.next_timeout(now);
+        match (self.done, self.late) {
+            (true, _) => Time::NEVER,
+            (false, true) => registries,
+            (false, false) => registries.min(self.deadline),
         }
     }
 
@@ -317,7 +331,11 @@ impl Discover {
         self.warnings.pop_front()
     }
 
-    /// Once; nothing is asked for any more after it.
+    /// Whether no other outcome will follow, and nothing is asked for any more.
+    pub const fn is_over(&self) -> bool {
+        self.done
+    }
+
     pub fn take_outcome(&mut self) -> Option<Outcome> {
         self.outcome.take()
     }
@@ -325,24 +343,29 @@ impl Discover {
     /// The next step of the order, if the last one is over.
     fn advance(&mut self, now: Time) {
         let is_video = matches!(self.ask, Ask::Video { .. });
-        if self.done || is_video && matches!(self.origin, Origin::Awaited) {
+        if self.done || is_video && self.origin.is_awaited() {
             return;
         }
         if let Some(recalled) = self.recalled.take() {
-            if self.is_same_version(&recalled.validator) {
+            if self.origin.is_same_version(&recalled.validator) {
                 self.accept(None, recalled.metainfo);
             } else {
                 self.warn(None, "the video has changed since");
             }
         }
-        if self.done || self.flights.iter().any(|flight| !flight.sidecar) {
+        if self.done || self.flights.iter().any(|flight| flight.to == To::Place) {
             return;
         }
         if let Some(url) = self.places.pop_front() {
-            self.get(now, url, false);
+            self.get(now, url, To::Place);
             return;
         }
         if is_video {
+            self.ask_registries(now);
+            self.accept_given();
+            if self.done || self.registries.go_first(now) {
+                return;
+            }
             match std::mem::replace(&mut self.sidecar, Sidecar::None) {
                 Sidecar::Unasked => return self.ask_sidecar(now),
                 Sidecar::Flying => {
@@ -352,6 +375,9 @@ impl Discover {
                 Sidecar::Found(url, metainfo) => self.accept(Some(&url), *metainfo),
                 Sidecar::None => {}
             }
+            if !self.done && self.registries.are_asked() {
+                return;
+            }
         }
         self.run_out();
     }
@@ -359,6 +385,17 @@ impl Discover {
     /// Every place was looked at.
     fn run_out(&mut self) {
         let outcome = match &self.ask {
+            Ask::Video { .. } if self.registries.are_making() => {
+                if !self.late {
+                    self.late = true;
+                    self.outcome = Some(Outcome::Passthrough);
+                }
+                return;
+            }
+            Ask::Video { .. } if self.late => {
+                self.done = true;
+                return;
+            }
             Ask::Video { .. } => Outcome::Passthrough,
             Ask::Magnet { magnet, path } => Outcome::Magnet {
                 magnet: Box::new(magnet.clone()),
@@ -368,6 +405,28 @@ impl Discover {
             Ask::Torrent { .. } => return,
         };
         self.end(outcome);
+    }
+
+    /// Those that have not been asked, or are to be asked again.
+    fn ask_registries(&mut self, now: Time) {
+        while let Some((place, url)) = self.registries.ask(now) {
+            self.get(now, url, To::Registry(place));
+        }
+    }
+
+    /// What registries gave, if it is of the video as its server has it now.
+    fn accept_given(&mut self) {
+        while let Some(given) = self.registries.take() {
+            let Given { url, metainfo, pin } = given;
+            if self.done {
+                return;
+            }
+            if self.origin.contradicts(&pin) {
+                self.warn(Some(&url), "of another version of the video");
+            } else {
+                self.accept(Some(&url), *metainfo);
+            }
+        }
     }
 
     fn ask_sidecar(&mut self, now: Time) {
@@ -382,17 +441,22 @@ impl Discover {
         // Before the query: it is often what the server lets one in by.
         url.set_path(&format!("{}.torrent", video.path()));
         self.sidecar = Sidecar::Flying;
-        self.get(now, url, true);
+        self.get(now, url, To::Sidecar);
     }
 
-    fn get(&mut self, now: Time, url: Url, sidecar: bool) {
+    fn get(&mut self, now: Time, url: Url, to: To) {
         let id = self.next_id;
         self.next_id += 1;
-        self.deadline = now + STEP_TIMEOUT;
+        if matches!(to, To::Registry(_)) {
+            // Its last answer never came.
+            self.flights.retain(|flight| flight.to != to);
+        } else {
+            self.deadline = now + STEP_TIMEOUT;
+        }
         self.flights.push(Flight {
             id,
             url: url.clone(),
-            sidecar,
+            to,
         });
         self.gets.push_back(Get {
             id,
@@ -403,7 +467,7 @@ impl Discover {
 
     /// The body's metainfo, if it is what is looked for.
     fn take(&mut self, url: &Url, body: Body) -> Option<Box<Metainfo>> {
-        let why = match body.0 {
+        let why = match body.metainfo {
             Ok(metainfo) => match &self.ask {
                 Ask::Magnet { magnet, .. } if magnet.info_hash != metainfo.info_hash => {
                     "another torrent than the link names"
@@ -428,7 +492,7 @@ impl Discover {
     fn accept(&mut self, url: Option<&Url>, mut metainfo: Metainfo) {
         let (file, origin, peers) = match &self.ask {
             Ask::Video { video, .. } => {
-                let Some(file) = self.file_of_video(video, &metainfo) else {
+                let Some(file) = self.origin.file_of(video, &metainfo) else {
                     return self.warn(url, "no file of the origin's length");
                 };
                 (file, Some(video.clone()), Vec::new())
@@ -456,80 +520,13 @@ impl Discover {
             .filter(|url| matches!(url.scheme(), "http" | "https") && Some(url) != origin.as_ref())
             .collect();
         self.end(Outcome::Torrent(Box::new(Found {
-            trackers: self.tiers(&metainfo),
+            trackers: self.ask.tiers(&metainfo),
             metainfo,
             file,
             origin,
             web_seeds,
             peers,
         })));
-    }
-
-    /// The file that the origin serves: one of its length, one of its name, the largest medium.
-    /// `None` if the metainfo is of something else.
-    fn file_of_video(&self, video: &Url, metainfo: &Metainfo) -> Option<usize> {
-        let last = video.path_segments()?.next_back()?;
-        let name = percent_encoding::percent_decode_str(last).decode_utf8_lossy();
-        let length = match self.origin {
-            Origin::Answered { length, .. } => length,
-            Origin::Awaited | Origin::Failed => None,
-        };
-        let files = metainfo.files.iter().enumerate();
-        let fits: Vec<usize> = files
-            .filter(|(_, file)| {
-                !file.pad && file.length > 0 && length.is_none_or(|length| length == file.length)
-            })
-            .map(|(index, _)| index)
-            .collect();
-        let named = fits.iter().find(|index| {
-            metainfo.files[**index]
-                .path
-                .last()
-                .is_some_and(|last| *last == name)
-        });
-        let largest = metainfo
-            .largest_media()
-            .filter(|index| fits.contains(index));
-        named.copied().or(largest).or_else(|| fits.first().copied())
-    }
-
-    /// BEP 27: a private torrent goes to no tracker but its own.
-    fn tiers(&self, metainfo: &Metainfo) -> Vec<Vec<String>> {
-        if metainfo.private && !metainfo.trackers.is_empty() {
-            return metainfo.trackers.clone();
-        }
-        let own: Vec<String> = match &self.ask {
-            Ask::Video { trackers, .. } | Ask::Torrent { trackers, .. } => {
-                trackers.iter().map(|url| url.as_str().to_owned()).collect()
-            }
-            Ask::Magnet { magnet, .. } => magnet.trackers.clone(),
-        };
-        let mut known: Vec<Option<Url>> = Vec::new();
-        let mut out: Vec<Vec<String>> = own.into_iter().map(|url| vec![url]).collect();
-        out.extend(metainfo.trackers.iter().cloned());
-        for tier in &mut out {
-            tier.retain(|url| {
-                // However it is spelt, each tracker is asked once.
-                let url = Url::parse(url).ok();
-                let new = url.is_none() || !known.contains(&url);
-                known.push(url);
-                new
-            });
-        }
-        out.retain(|tier| !tier.is_empty());
-        out
-    }
-
-    /// Whether the origin still serves what it served when `validator` was kept, as far as it says.
-    fn is_same_version(&self, validator: &str) -> bool {
-        let Origin::Answered { validators, .. } = &self.origin else {
-            return true;
-        };
-        let mut said = validators.iter().flatten().peekable();
-        let opaque = |text: &str| text.strip_prefix("W/").unwrap_or(text).to_owned();
-        validator.is_empty()
-            || said.peek().is_none()
-            || said.any(|said| opaque(said) == opaque(validator))
     }
 
     fn warn(&mut self, url: Option<&Url>, why: &'static str) {

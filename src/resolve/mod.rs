@@ -2,3 +2,4 @@
 
 pub mod describedby;
 pub mod discover;
+pub mod registry;

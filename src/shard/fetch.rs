@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::http::head::ResponseHead;
 use crate::origin::OriginFailed;
 use crate::origin::get::Get;
 use crate::origin::get::Output;
@@ -25,8 +26,19 @@ const LOOKUP_WAIT: Duration = Duration::from_secs(5);
 /// A server that takes none of a request for this long is gone.
 const SEND_STALL: Duration = Duration::from_secs(10);
 
+/// What a server answered with 200.
+pub struct Document {
+    pub head: Option<ResponseHead>,
+    pub body: Vec<u8>,
+}
+
 /// The whole body, at most `limit` bytes; any status but 200 is a failure.
 pub async fn get(shard: &Rc<Shard>, url: Url, limit: usize) -> Result<Vec<u8>, OriginFailed> {
+    Ok(document(shard, url, limit).await?.body)
+}
+
+/// The same with what its head says of it.
+pub async fn document(shard: &Rc<Shard>, url: Url, limit: usize) -> Result<Document, OriginFailed> {
     let mut get = Get::new(runtime::now(), url, &shard.shared.agent, limit);
     let mut line: Option<Line> = None;
     loop {
@@ -47,7 +59,10 @@ pub async fn get(shard: &Rc<Shard>, url: Url, limit: usize) -> Result<Vec<u8>, O
                     }
                 }
                 Output::Close { .. } => line = None,
-                Output::Done(body) => return Ok(body),
+                Output::Done(body) => {
+                    let head = get.head().cloned();
+                    return Ok(Document { head, body });
+                }
                 Output::Failed(error) => return Err(error),
             }
         }

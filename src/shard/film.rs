@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use url::Url;
 
 use crate::http::head::ResponseHead;
+use crate::http::pin::Pin;
 use crate::origin::OriginFailed;
 use crate::resolve::discover::Ask;
 use crate::resolve::discover::Body;
@@ -80,6 +81,8 @@ pub struct Film {
     pub used_at: Cell<Time>,
     since: Time,
     origin_told: Cell<bool>,
+    /// A registry makes its torrent, and is asked again.
+    searching: Cell<bool>,
 }
 
 #[derive(Clone)]
@@ -139,6 +142,7 @@ impl Film {
             used_at: Cell::new(now),
             since: now,
             origin_told: Cell::new(false),
+            searching: Cell::new(false),
         });
         let mut films = shard.films.borrow_mut();
         if films.len() >= FILMS_MAX {
@@ -174,6 +178,7 @@ impl Film {
             .as_ref()
             .is_some_and(|origin| origin.changed.get());
         let retry = match &*self.state.borrow() {
+            State::Passthrough if self.searching.get() => false,
             State::Passthrough | State::Failed(_) => now.since(self.since) > RETRY_AFTER,
             State::Here { host, .. } => host.ended.get(),
             // Its swarm has left that shard, or this request would have gone there.
@@ -273,7 +278,11 @@ impl Film {
                 self.get(&shard, get);
             }
             if let Some(outcome) = discover.take_outcome() {
-                return self.conclude(&shard, outcome).await;
+                self.searching.set(!discover.is_over());
+                self.conclude(&shard, outcome).await;
+            }
+            if discover.is_over() {
+                return self.searching.set(false);
             }
             let event = self.events.borrow_mut().pop_front();
             match event {
@@ -286,7 +295,7 @@ impl Film {
                 }
                 Some(Event::OriginFailed) => discover.handle_origin_failed(shard.now()),
                 None => {
-                    let wait = discover.next_timeout().since(shard.now());
+                    let wait = discover.next_timeout(shard.now()).since(shard.now());
                     tokio::select! {
                         () = self.wake.notified() => {}
                         () = runtime::sleep(wait) => discover.handle_timeout(shard.now()),
@@ -304,9 +313,13 @@ impl Film {
         let film = self.clone();
         let shard = shard.clone();
         runtime::spawn(async move {
-            let body = match fetch::get(&shard, get.url, get.limit).await {
-                Ok(body) => opening::read(body).await,
-                Err(OriginFailed { status, why, .. }) => Err(Unfound { status, why }),
+            let body = match fetch::document(&shard, get.url, get.limit).await {
+                Ok(document) => {
+                    let pin = document.head.map(|head| Pin::of_stamp(&head.headers));
+                    let read = opening::read(document.body).await;
+                    read.map(|body| body.stamped(pin.unwrap_or_default()))
+                }
+                Err(OriginFailed { status, retry, why }) => Err(Unfound { status, retry, why }),
             };
             film.events
                 .borrow_mut()

@@ -28,6 +28,7 @@ pub async fn read(body: Vec<u8>) -> Result<Body, Unfound> {
     let read = run(long, move || Body::read(&body)).await;
     read.map_err(|error| Unfound {
         status: None,
+        retry: None,
         why: error.to_string(),
     })
 }

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::http::head::parse_response;
+use crate::resolve::discover::ask::SOURCES_MAX;
+use crate::resolve::registry::REGISTRIES_MAX;
 use crate::torrent::metainfo::Builder;
 use crate::torrent::metainfo::FileEntry;
 use crate::torrent::metainfo::make;
@@ -17,10 +19,28 @@ fn url(text: &str) -> Url {
 }
 
 fn ask() -> Ask {
+    ask_by(&[])
+}
+
+fn ask_by(trackers: &[&str]) -> Ask {
     Ask::Video {
         video: url(VIDEO),
-        trackers: vec![url("http://own.example/announce")],
+        trackers: trackers.iter().map(|text| url(text)).collect(),
     }
+}
+
+/// Where the registry of the tracker `http://<host>/announce` knows the video.
+fn at(host: &str) -> String {
+    let query = "http%3A%2F%2Fh.example%2Fdir%2Ffilm%2520a.mp4%3Ftoken%3D1";
+    format!("http://{host}/metainfo?url={query}")
+}
+
+fn making(wait: u64) -> Result<Body, Unfound> {
+    Err(Unfound {
+        status: Some(202),
+        retry: Some(Duration::from_secs(wait)),
+        why: String::new(),
+    })
 }
 
 fn head(lines: &str) -> ResponseHead {
@@ -68,6 +88,7 @@ fn several(files: &[(&str, u64)]) -> Vec<u8> {
 fn lost(status: u16) -> Result<Body, Unfound> {
     Err(Unfound {
         status: Some(status),
+        retry: None,
         why: format!("status {status}"),
     })
 }
@@ -120,8 +141,9 @@ fn a_torrent_beside_the_video_waits_for_the_origin() {
     let found = found(&mut it);
     assert_eq!((found.file, found.metainfo.layout.length()), (0, 50_000));
     assert_eq!(found.origin, Some(url(VIDEO)));
-    assert_eq!(found.trackers, [["http://own.example/announce"]]);
-    assert_eq!(it.next_timeout(), Time::NEVER);
+    assert!(found.trackers.is_empty());
+    assert_eq!(it.next_timeout(Time::ZERO), Time::NEVER);
+    assert!(it.is_over());
     assert!(it.take_outcome().is_none() && gets(&mut it).is_empty());
 }
 
@@ -256,6 +278,130 @@ fn what_the_store_recalls_spares_the_fetch() {
     }
 }
 
+/// The origin has answered, and what lies beside the video is not there.
+fn asked_at(trackers: &[&str]) -> Discover {
+    let mut it = Discover::new(Time::ZERO, ask_by(trackers));
+    let beside = gets(&mut it);
+    assert_eq!(beside.last().unwrap().1, SIDECAR);
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    it.handle_body(Time::ZERO, beside.last().unwrap().0, lost(404));
+    it
+}
+
+fn of_version(etag: &str) -> Result<Body, Unfound> {
+    let pin = Pin {
+        etag: Some(etag.to_owned()),
+        ..Pin::default()
+    };
+    came(&film(50_000)).map(|body| body.stamped(pin))
+}
+
+#[test]
+fn registries_are_asked_beside_the_origin_and_go_before_the_sidecar() {
+    let trackers = ["http://a.example/announce", "udp://b.example:7/x"];
+    let mut it = Discover::new(Time::ZERO, ask_by(&trackers));
+    let (a, b) = (at("a.example"), at("b.example:7"));
+    assert_eq!(gets(&mut it), [(0, a), (1, b), (2, SIDECAR.to_owned())]);
+    it.handle_body(Time::ZERO, 2, came(&film(50_000)));
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    assert!(it.take_outcome().is_none());
+    it.handle_body(Time::ZERO, 0, lost(404));
+    assert!(it.take_outcome().is_none());
+    it.handle_body(Time::ZERO, 1, of_version("\"v1\""));
+    assert_eq!(found(&mut it).trackers, trackers.map(|url| [url]));
+
+    // A link of the origin goes before them.
+    let mut it = Discover::new(Time::ZERO, ask_by(&trackers));
+    gets(&mut it);
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &linked("a.torrent"), None);
+    assert!(it.take_outcome().is_none());
+    it.handle_body(Time::ZERO, 3, came(&film(60_000)));
+    assert_eq!(found(&mut it).metainfo.layout.length(), 60_000);
+}
+
+#[test]
+fn a_registry_that_is_down_costs_nothing() {
+    let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
+    gets(&mut it);
+    it.handle_body(Time::ZERO, 1, came(&film(50_000)));
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    // What lies beside the video waits for it a moment, no longer.
+    let soon = it.next_timeout(Time::ZERO);
+    assert!(soon <= Time::from_secs(1));
+    it.handle_timeout(soon);
+    assert_eq!(found(&mut it).metainfo.layout.length(), 50_000);
+
+    let mut it = asked_at(&["http://a.example/announce"]);
+    let mut now = Time::ZERO;
+    while !it.is_over() {
+        now = it.next_timeout(now);
+        it.handle_timeout(now);
+    }
+    assert!(is_passthrough(&mut it) && now <= Time::from_secs(10));
+}
+
+#[test]
+fn a_registrys_torrent_must_be_of_this_video_and_version() {
+    let trackers = ["http://a.example/announce", "http://b.example/announce"];
+    for (bad, why) in [
+        (of_version("\"v2\""), "of another version of the video"),
+        (came(&film(50_001)), "no file of the origin's length"),
+        (came(b"<html>"), "bencode-malformed"),
+    ] {
+        let mut it = asked_at(&trackers);
+        it.handle_body(Time::ZERO, 0, bad);
+        assert!(it.take_outcome().is_none());
+        assert_eq!(warnings(&mut it), [why]);
+        // The other one's is taken.
+        it.handle_body(Time::ZERO, 1, of_version("W/\"v1\""));
+        assert_eq!(found(&mut it).file, 0);
+    }
+}
+
+#[test]
+fn a_torrent_that_is_being_made_is_joined_under_way() {
+    let mut it = asked_at(&["http://a.example/announce"]);
+    it.handle_body(Time::ZERO, 0, making(5));
+    assert!(is_passthrough(&mut it) && !it.is_over());
+    let again = it.next_timeout(Time::ZERO);
+    assert_eq!(again, Time::from_secs(5));
+    it.handle_timeout(again);
+    assert_eq!(gets(&mut it), [(2, at("a.example"))]);
+    it.handle_body(again, 2, making(7));
+    let again = it.next_timeout(again);
+    assert_eq!(again, Time::from_secs(12));
+    it.handle_timeout(again);
+    let asked = gets(&mut it);
+    it.handle_body(again, asked[0].0, of_version("\"v1\""));
+    assert_eq!(found(&mut it).file, 0);
+    assert!(it.is_over());
+
+    // It fails after all: nothing more is said.
+    let mut it = asked_at(&["http://a.example/announce"]);
+    it.handle_body(Time::ZERO, 0, making(1));
+    assert!(is_passthrough(&mut it));
+    it.handle_timeout(Time::from_secs(1));
+    let asked = gets(&mut it);
+    it.handle_body(Time::from_secs(2), asked[0].0, lost(404));
+    assert!(it.is_over() && it.take_outcome().is_none());
+}
+
+#[test]
+fn what_the_store_recalls_spares_the_registries() {
+    let recalled = Metainfo::parse(&film(50_000)).unwrap();
+    let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
+    it.recall(recalled.clone(), "\"v1\"".to_owned());
+    assert!(gets(&mut it).is_empty());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    assert_eq!(found(&mut it).metainfo, recalled);
+    let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
+    it.recall(recalled, "\"v0\"".to_owned());
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    let asked: Vec<_> = gets(&mut it).into_iter().map(|get| get.1).collect();
+    assert_eq!(asked[0], at("a.example"));
+}
+
 #[test]
 fn a_torrent_address_plays_the_named_file_or_the_largest() {
     let set = several(&[("a.mp4", 10), ("b/c.mkv", 20), ("big.iso", 90)]);
@@ -302,7 +448,7 @@ fn a_torrent_address_plays_the_named_file_or_the_largest() {
         assert_eq!(failed(&mut it).0, expect);
     }
     let mut it = start(None);
-    it.handle_timeout(it.next_timeout());
+    it.handle_timeout(it.next_timeout(Time::ZERO));
     assert_eq!(failed(&mut it).0, 504);
 }
 
@@ -347,7 +493,7 @@ fn a_magnet_tries_its_sources_then_peers() {
     let many: String = (0..9).map(|at| format!("&xs=http://x/{at}")).collect();
     let mut it = magnet(&hash, &many, None);
     for at in 0..SOURCES_MAX {
-        it.handle_timeout(it.next_timeout());
+        it.handle_timeout(it.next_timeout(Time::ZERO));
         assert_eq!(
             gets(&mut it).len(),
             usize::from(at + 1 < SOURCES_MAX) + usize::from(at == 0)
@@ -366,7 +512,7 @@ fn trackers_come_once_and_private_ones_alone() {
         format!("d{lists}4:info{info}e").into_bytes()
     };
     let tiers = |body: Vec<u8>| {
-        let mut it = Discover::new(Time::ZERO, ask());
+        let mut it = Discover::new(Time::ZERO, ask_by(&["http://own.example/announce"]));
         it.handle_body(Time::ZERO, 0, came(&body));
         it.handle_origin_failed(Time::ZERO);
         found(&mut it).trackers
@@ -386,7 +532,7 @@ fn trackers_come_once_and_private_ones_alone() {
 #[test]
 fn silence_ends_in_passthrough() {
     let mut it = Discover::new(Time::ZERO, ask());
-    let deadline = it.next_timeout();
+    let deadline = it.next_timeout(Time::ZERO);
     it.handle_timeout(deadline.before(Duration::from_nanos(1)));
     assert!(it.take_outcome().is_none());
     it.handle_timeout(deadline);
@@ -415,22 +561,23 @@ proptest! {
     /// In whatever order answers come, a search ends, and asks no more than its bounds.
     #[test]
     fn every_search_ends(
-        steps in proptest::collection::vec(0u8..8, 0..12),
+        steps in proptest::collection::vec(0u8..10, 0..14),
         described in any::<bool>(),
-        kind in 0u8..3,
+        kind in 0u8..4,
     ) {
         let mut it = match kind {
             0 => Discover::new(Time::ZERO, ask()),
             1 => magnet(&"1".repeat(40), "&xs=http://x/1&xs=http://x/2", None),
+            2 => Discover::new(Time::ZERO, ask_by(&["http://a/", "udp://b:1", "http://c/"])),
             _ => Discover::new(Time::ZERO, Ask::Torrent {
                 url: url("http://t/x.torrent"), path: None, trackers: Vec::new(),
             }),
         };
         let mut now = Time::ZERO;
         let mut flying = Vec::new();
-        let mut asked = 0;
-        let mut ends = 0;
-        for step in steps.into_iter().chain(std::iter::repeat_n(7, 9)) {
+        let (mut asked, mut again) = (0, 0);
+        let mut ends = Vec::new();
+        for step in steps.into_iter().chain(std::iter::repeat_n(7, 40)) {
             let fetched = gets(&mut it);
             asked += fetched.len();
             flying.extend(fetched);
@@ -443,15 +590,27 @@ proptest! {
                 4 => it.handle_body(now, id, lost(404)),
                 5 => it.handle_body(now, id, came(b"de")),
                 6 => { flying.pop(); }
+                8 => {
+                    again += 1;
+                    it.handle_body(now, id, making(3));
+                }
+                9 => {
+                    let other = Pin { etag: Some("\"v2\"".to_owned()), ..Pin::default() };
+                    it.handle_body(now, id, came(&film(50_000)).map(|body| body.stamped(other)));
+                }
                 _ => {
-                    now = now.max(it.next_timeout().min(Time::from_secs(1000)));
+                    now = now.max(it.next_timeout(now).min(Time::from_secs(10_000)));
                     it.handle_timeout(now);
                 }
             }
-            ends += usize::from(it.take_outcome().is_some());
+            ends.extend(it.take_outcome());
         }
-        prop_assert_eq!(ends, 1);
-        prop_assert!(asked <= 1 + DESCRIBED_MAX);
+        prop_assert!(it.is_over());
+        prop_assert!(matches!(
+            &ends[..],
+            [_] | [Outcome::Passthrough, Outcome::Torrent(_)]
+        ), "{ends:?}");
+        prop_assert!(asked <= 1 + DESCRIBED_MAX + REGISTRIES_MAX + again);
         prop_assert!(gets(&mut it).is_empty());
     }
 }
