@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-pub use crate::stub::media::duration::DURATION_HEAD_MAX;
-pub use crate::stub::media::duration::Duration;
-pub use crate::stub::media::duration::duration;
-
-mod duration;
+pub use crate::torrent::duration::DURATION_HEAD_MAX;
+pub use crate::torrent::duration::Duration;
+use crate::torrent::duration::doc_type;
+pub use crate::torrent::duration::duration;
 
 /// How much of a file [`sniff`] wants to see: this, or all of a shorter one.
 pub const SNIFF_LEN: usize = 4096;
@@ -51,7 +50,7 @@ pub fn sniff(head: &[u8]) -> Option<Media> {
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let (container, content_type) = match head {
         _ if is_iso_bmff(head) => (Container::IsoBmff, iso_bmff_type(head)),
-        [0x1a, 0x45, 0xdf, 0xa3, ..] => match duration::doc_type(head)? {
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => match doc_type(head)? {
             b"webm" => (Container::Matroska, "video/webm"),
             b"matroska" => (Container::Matroska, "video/x-matroska"),
             _ => return None,

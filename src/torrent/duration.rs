@@ -36,7 +36,7 @@ pub fn duration(head: &[u8]) -> Duration {
 }
 
 /// What an EBML header says the file is.
-pub(crate) fn doc_type(head: &[u8]) -> Option<&[u8]> {
+pub fn doc_type(head: &[u8]) -> Option<&[u8]> {
     let head = Head(head);
     let header = element(head, 0).ok()?;
     let mut at = header.body;
