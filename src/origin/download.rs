@@ -332,7 +332,7 @@ impl Download {
             return;
         };
         let eof = session.handle_eof(orderly);
-        self.conn = None;
+        self.close();
         if eof == Eof::Whole && self.receiving {
             self.handle_end(now);
         } else {
