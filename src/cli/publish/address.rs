@@ -94,6 +94,7 @@ impl Published<'_> {
     pub fn servers(&self) -> [(&'static str, String); 3] {
         let (path, link) = (self.videos[0].path(), self.link());
         let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let name = format!("film_{:.8}", self.info_hash.to_string());
         [
             (
                 "nginx, in the server that has the film's root",
@@ -111,7 +112,13 @@ impl Published<'_> {
                     link.replace('"', "\\\"").replace('%', "%%")
                 ),
             ),
-            ("Caddy", format!("header {path} +Link `{link}`")),
+            (
+                "Caddy",
+                format!(
+                    "@{name} path_regexp `^{}$`\nheader @{name} +Link `{link}`",
+                    pattern(&decoded)
+                ),
+            ),
         ]
     }
 
@@ -246,7 +253,9 @@ mod tests {
         assert_eq!(nginx.1, line);
         assert!(apache.1.starts_with("<LocationMatch \"^/f/a[.]mp4$\">"));
         assert!(apache.1.contains("rel=\\\"desc"));
-        assert_eq!(caddy.1, format!("header /f/a.mp4 +Link `{link}`"));
+        let name = "@film_abababab";
+        let line = format!("{name} path_regexp `^/f/a[.]mp4$`\nheader {name} +Link `{link}`");
+        assert_eq!(caddy.1, line);
 
         let [nginx, apache, _] = with(&["https://v.example/a%20'$.mp4"], &[], |film| {
             film.servers()
