@@ -1,9 +1,12 @@
 //! What `publish` writes and prints, in the hands of real web servers and viewers.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -372,7 +375,7 @@ fn what_is_watched_is_published_again() {
         let clip = fs::read(CLIP).unwrap();
         let other = [&clip[..], b"\0\0\0\x08free"].concat();
         fs::write(&film, &other[..other.len() / 2]).unwrap();
-        std::thread::sleep(Duration::from_millis(1500));
+        thread::sleep(Duration::from_millis(1500));
         fs::write(&film, &other).unwrap();
         let second = wait_for("another torrent", LIMIT, || {
             let now = fs::read(&torrent).unwrap();
@@ -394,5 +397,144 @@ fn what_is_watched_is_published_again() {
         assert!(ended.success(), "{ended:?}");
         fs::copy(CLIP, &film).unwrap();
         fs::remove_file(&torrent).unwrap();
+    }
+}
+
+/// What README shows between ```` ```<language> ```` and the next fence.
+fn readme(language: &str) -> String {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+/// Whatever is put in the place of a name must find it.
+fn put(conf: &str, name: &str, value: &str) -> String {
+    assert!(conf.contains(name), "{name} in {conf}");
+    conf.replacen(name, value, 1)
+}
+
+/// README's configuration with this machine's addresses: a site at `site`, and at `door` the way
+/// to `tracker`.
+fn configuration(
+    server: Server,
+    site: SocketAddr,
+    door: SocketAddr,
+    root: &Path,
+    tracker: SocketAddr,
+) -> String {
+    let conf = match server {
+        Server::Caddy => {
+            let conf = put(
+                &readme("caddyfile"),
+                "v.example {",
+                &format!("http://{site} {{"),
+            );
+            put(&conf, "t.example {", &format!("http://{door} {{"))
+        }
+        _ => {
+            let conf = put(&readme("nginx"), "listen 80;", &format!("listen {site};"));
+            put(&conf, "listen 80;", &format!("listen {door};"))
+        }
+    };
+    let conf = put(&conf, "/srv/www", root.to_str().unwrap());
+    put(&conf, "127.0.0.1:6969", &tracker.to_string())
+}
+
+/// Two viewers meet by a tracker behind the server; the other tracker of the film is dead.
+fn a_site_that_grows(server: Server) {
+    let bed = Bed::new();
+    let [site, door] = [(); 2].map(|()| loopback(free_port()));
+    let root = bed.folder("www");
+    let film = root.join(AWKWARD);
+    fs::copy(CLIP, &film).unwrap();
+    let url = format!("http://{site}/{AWKWARD_URL}");
+    let tracker = format!("http://{door}/announce");
+    let words = [film.to_str().unwrap(), "--url", &url, "--tracker", TRACKER];
+    let told = published(&bed, &[&words[..], &["--tracker", &tracker]].concat());
+    let torrent = root.join(format!("{AWKWARD}.torrent"));
+    let known = film_of(&bed, AWKWARD, &torrent);
+    let opentracker = OpenTracker::start(&bed, &[&known]);
+    let conf = configuration(server, site, door, &root, opentracker.addr());
+    let _server = Site::run(&bed, server, &[site, door], &conf, &root);
+
+    let get = |path: &str| http::get(site, path, &["Range: bytes=0-9"]).unwrap();
+    let reply = get(&format!("/{AWKWARD_URL}?t=1"));
+    let link = format!("</{AWKWARD_URL}.torrent>; rel=\"describedby\"");
+    let said = reply.header("link").unwrap_or_else(|| panic!("{reply:?}"));
+    assert!(said.starts_with(&link), "{said}");
+    assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
+    let reply = get(&format!("/{AWKWARD_URL}.torrent"));
+    assert_eq!(
+        (reply.status, reply.header("link")),
+        (206, None),
+        "{reply:?}"
+    );
+    assert_eq!(
+        reply.header("content-type"),
+        Some("application/x-bittorrent")
+    );
+    assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
+
+    let address = told.lines().find_map(|line| line.strip_prefix("address "));
+    let target = address
+        .unwrap()
+        .trim()
+        .strip_prefix("http://localhost:8081")
+        .unwrap();
+    let first = Stub::start(&bed);
+    known.assert_same(&first.get_all(target));
+    wait_until("the first viewer to seed", LIMIT, || {
+        opentracker.scrape(&known) == Some((1, 0))
+    });
+    let second = Stub::start(&bed);
+    known.assert_same(&second.get_all(target));
+    assert!(second.bytes("from_peers") > 0, "{}", second.stats());
+}
+
+#[test]
+fn a_site_that_grows_with_nginx() {
+    a_site_that_grows(Server::Nginx);
+}
+
+#[test]
+fn a_site_that_grows_with_caddy() {
+    a_site_that_grows(Server::Caddy);
+}
+
+/// A tracker behind a server must learn who asks, and from the server alone.
+#[test]
+fn a_tracker_behind_a_server_hears_who_asks() {
+    for server in [Server::Nginx, Server::Caddy] {
+        let bed = Bed::new();
+        let [site, door, tracker] = [(); 3].map(|()| loopback(free_port()));
+        let listener = TcpListener::bind(tracker).unwrap();
+        let heard = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = String::new();
+            let mut input = BufReader::new(&stream);
+            while !head.ends_with("\r\n\r\n") {
+                assert!(input.read_line(&mut head).unwrap() > 0, "{head}");
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nde")
+                .unwrap();
+            head
+        });
+        let root = bed.folder("www");
+        let conf = configuration(server, site, door, &root, tracker);
+        let _server = Site::run(&bed, server, &[site, door], &conf, &root);
+        let target = "/announce?info_hash=%00%ff%2B&port=1";
+        let reply = http::get(door, target, &["X-Forwarded-For: 1.2.3.4"]).unwrap();
+        assert_eq!(reply.body, b"de");
+        let head = heard.join().unwrap();
+        assert!(
+            head.starts_with(&format!("GET {target} HTTP/1.1\r\n")),
+            "{head}"
+        );
+        let lines: Vec<_> = head.lines().map(str::to_ascii_lowercase).collect();
+        let said = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("x-forwarded-for: "));
+        assert_eq!(said.collect::<Vec<_>>(), ["127.0.0.1"], "{head}");
     }
 }
