@@ -85,23 +85,30 @@ pub enum Command {
         given: Given,
     },
 
-    /// Make a film's torrent, and tell what to put into pages and web servers
+    /// Make torrents of films, and tell what to put into pages and web servers
     Publish {
-        /// The film
-        #[arg(value_name = "FILE")]
-        film: PathBuf,
+        /// The film; or a folder of films, published as a playlist; or a film's URL, whose bytes are
+        /// read once and kept nowhere
+        #[arg(value_name = "FILE|FOLDER|URL")]
+        source: PathBuf,
 
-        /// The film's address on the web; repeat for further servers that have it
-        #[arg(long = "url", value_name = "VIDEO_URL", value_parser = video, required = true)]
+        /// The film's address on the web, or the folder's; repeat for further servers that have it
+        /// [default: the URL]
+        #[arg(long = "url", value_name = "VIDEO_URL", value_parser = video)]
         videos: Vec<Url>,
 
         /// Announce to this tracker; may be repeated
         #[arg(long = "tracker", value_name = "URL", value_parser = tracker, required = true)]
         trackers: Vec<Url>,
 
-        /// Write the torrent to FILE [default: the film's name with .torrent]
+        /// Write the torrent to FILE, or a folder's playlist [default: the film's name with
+        /// .torrent, playlist.m3u8 in the folder]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+
+        /// Publish again whenever the film, or a film of the folder, was changed, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
 
         #[command(flatten)]
         given: Given,
@@ -149,7 +156,7 @@ const SHOWN: [(&str, &[&str]); 5] = [
         "seed",
         &["peer_listen", "store", "shards", "allow_private", "ca_file"],
     ),
-    ("publish", &[]),
+    ("publish", &["allow_private", "ca_file"]),
     ("status", &["admin"]),
     ("demo", &[]),
 ];
@@ -248,16 +255,13 @@ fn tracker(text: &str) -> Result<Url, String> {
 }
 
 /// As the stub takes it (R11): a fragment would be lost, a password told to all.
-fn video(text: &str) -> Result<Url, String> {
+pub fn video(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(String::from("a film's address is http or https"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
         return Err(String::from("without user name, password and #fragment"));
-    }
-    if url.path().ends_with('/') {
-        return Err(String::from("the address of a folder is none of a film"));
     }
     Ok(url)
 }
@@ -346,17 +350,16 @@ mod tests {
         let videos: Vec<&str> = videos.iter().map(Url::as_str).collect();
         assert_eq!(videos, ["https://v/a.mp4", "http://w/b.mp4"]);
         assert_eq!(trackers[0].as_str(), "udp://t:1");
-        for url in [
-            "ftp://v/a",
-            "https://v/",
-            "https://v/a#t=1",
-            "https://u@v/a",
-            "a.mp4",
-        ] {
+        for url in ["ftp://v/a", "https://v/a#t=1", "https://u@v/a", "a.mp4"] {
             let line = format!("publish a.mp4 --url {url} --tracker udp://t:1");
             assert!(parse(&line).is_err(), "{url}");
         }
         assert!(parse("publish a.mp4 --url https://v/a.mp4").is_err());
+        let line = "publish https://v/a.mp4 --tracker udp://t:1 --watch --allow-private";
+        assert!(matches!(
+            parse(line),
+            Ok(Command::Publish { watch: true, .. })
+        ));
     }
 
     #[test]

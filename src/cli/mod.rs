@@ -90,19 +90,22 @@ fn run(command: Command) -> Result<(), Failed> {
             Ok(seed::run(engine, metainfo, data)?)
         }
         Command::Publish {
-            film,
+            source,
             videos,
             trackers,
             output,
+            watch,
             given,
         } => {
-            configure(given)?;
-            publish::run(&publish::Order {
-                film,
+            let config = configure(given)?;
+            let order = publish::Order {
+                source,
                 videos,
                 trackers,
                 output,
-            })
+                watch,
+            };
+            publish::run(order, &config)
         }
         Command::Status { json, given } => {
             let config = configure(given)?;

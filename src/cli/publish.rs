@@ -1,165 +1,176 @@
-//! `bittube publish`: a film's torrent, and what its publisher puts into pages and servers.
+//! `bittube publish`: torrents of films, and what their publisher puts into pages and servers.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context as _, bail};
+use anyhow::anyhow;
 use url::Url;
 
 use crate::cli::Failed;
 use crate::cli::progress;
-use crate::cli::publish::address::Published;
-use crate::cli::publish::film::{Container, Film};
+use crate::cli::publish::film::{Film, Stamp};
+use crate::cli::publish::folder::Folder;
+use crate::cli::publish::made::Made;
+use crate::cli::publish::watch::{Seen, watch};
+use crate::config::Config;
 use crate::config::exit;
-use crate::torrent::metainfo::{Builder, Metainfo, TORRENT_LEN_MAX, piece_len_for};
 
 mod address;
 mod film;
+mod folder;
+mod made;
+mod playlist;
+mod remote;
+mod watch;
 
 /// What is to be published, as typed.
 pub struct Order {
-    pub film: PathBuf,
-    /// Where the film is on the web: one at least, the first its address.
+    /// A film, a folder of films, or a film's URL.
+    pub source: PathBuf,
+    /// Where it is on the web: the first is its address. A URL may be its own.
     pub videos: Vec<Url>,
     /// Each a tier of its own: all are announced to.
     pub trackers: Vec<Url>,
+    /// The torrent, or a folder's playlist.
     pub output: Option<PathBuf>,
+    /// Publish again whenever it changes.
+    pub watch: bool,
 }
 
 /// Hashes the film, writes its torrent, and says what to do with it.
-pub fn run(order: &Order) -> Result<(), Failed> {
-    let film = Film::open(&order.film).map_err(|error| Failed::new(exit::NO_INPUT, error))?;
-    let output = match &order.output {
-        Some(path) => path.clone(),
-        None => beside(&order.film),
+pub fn run(order: Order, config: &Config) -> Result<(), Failed> {
+    if let Some(url) = web_address(&order)? {
+        return remote(&order, url, config);
+    }
+    if order.videos.is_empty() {
+        return Err(usage("--url tells where the film is on the web"));
+    }
+    let mut local = if order.source.is_dir() {
+        Local::Folder(Box::new(Folder::open(order)?))
+    } else {
+        Local::File(File::open(order)?)
     };
-    let container = film
-        .container()
-        .context("reading the film")
-        .map_err(|error| Failed::new(exit::IO, error))?;
-    let torrent =
-        torrent(order, &film, &container).map_err(|error| Failed::new(exit::IO, error))?;
-    write(&output, &torrent).map_err(|error| Failed::new(exit::CANT_CREATE, error))?;
-    let metainfo = Metainfo::parse(&torrent).context("the torrent made")?;
-    let published = Published {
-        name: &metainfo.name,
-        videos: &order.videos,
-        trackers: &order.trackers,
-        info_hash: metainfo.info_hash,
-        length: film.length,
-    };
-    print(&order.film, &output, &metainfo, &published, &container);
+    let seen = local.look();
+    local.publish(&AtomicBool::new(false))?;
+    if local.order().watch {
+        watch(local, seen)?;
+    }
     Ok(())
 }
 
-fn torrent(order: &Order, film: &Film, container: &Container) -> anyhow::Result<Vec<u8>> {
-    let bitrate = container.plays.and_then(|plays| {
-        let bytes = u128::from(film.length) * 1000;
-        u64::try_from(bytes.checked_div(plays.as_millis())?).ok()
-    });
-    let piece_len = piece_len_for(film.length, bitrate);
-    let bar = progress::bar(film.length, "hashing");
-    let hashes = film.hashes(piece_len, |len| bar.inc(len))?;
-    bar.finish_and_clear();
-    let builder = Builder {
-        name: name(&order.videos[0], &order.film),
-        piece_len,
-        length: film.length,
-        hashes,
-        trackers: order
-            .trackers
-            .iter()
-            .map(|url| vec![url.to_string()])
-            .collect(),
-        web_seeds: order.videos.iter().map(Url::to_string).collect(),
+/// What lies on this disk, and may be published again.
+enum Local {
+    File(File),
+    Folder(Box<Folder>),
+}
+
+impl Local {
+    const fn order(&self) -> &Order {
+        match self {
+            Self::File(file) => &file.order,
+            Self::Folder(folder) => folder.order(),
+        }
+    }
+
+    /// Does nothing more once `stop` is set.
+    fn publish(&mut self, stop: &AtomicBool) -> Result<(), Failed> {
+        match self {
+            Self::File(file) => file.publish(stop),
+            Self::Folder(folder) => folder.publish(stop),
+        }
+    }
+
+    fn look(&self) -> Seen {
+        match self {
+            Self::File(file) => {
+                let stat = rustix::fs::stat(&file.order.source).ok()?;
+                Some(vec![(PathBuf::new(), Stamp::of(&stat)?)])
+            }
+            Self::Folder(folder) => folder.look().ok(),
+        }
+    }
+}
+
+/// One film.
+struct File {
+    order: Order,
+    output: PathBuf,
+}
+
+impl File {
+    fn open(order: Order) -> Result<Self, Failed> {
+        if let Some(url) = order.videos.iter().find(|url| url.path().ends_with('/')) {
+            return Err(usage(format!(
+                "{url} is the address of a folder, not of a film"
+            )));
+        }
+        let output = match &order.output {
+            Some(path) => path.clone(),
+            None => made::beside(&order.source),
+        };
+        Ok(Self { order, output })
+    }
+
+    fn publish(&self, stop: &AtomicBool) -> Result<(), Failed> {
+        let Order {
+            source,
+            videos,
+            trackers,
+            ..
+        } = &self.order;
+        let film = Film::open(source).map_err(|error| Failed::new(exit::NO_INPUT, error))?;
+        let bar = progress::bar(film.stamp().length, "hashing");
+        let hashed = film.hash(stop, |len| bar.inc(len));
+        bar.finish_and_clear();
+        let hashed = hashed.map_err(|error| Failed::new(exit::IO, error))?;
+        let Some(hashed) = hashed else { return Ok(()) };
+        let fallback = source.file_name().unwrap_or_default().to_string_lossy();
+        let made = Made::new(hashed, videos, trackers, &fallback)?;
+        made.write(&self.output)?;
+        made.print(&self.output);
+        made.warn(&source.display().to_string());
+        Ok(())
+    }
+}
+
+fn remote(order: &Order, url: Url, config: &Config) -> Result<(), Failed> {
+    if order.watch {
+        return Err(usage("--watch is for what lies on this disk"));
+    }
+    let name = crate::cli::get::name_of(url.as_str());
+    let output = match &order.output {
+        Some(path) => path.clone(),
+        None => made::beside(name.as_ref()),
     };
-    let torrent = builder.build();
-    if torrent.len() > TORRENT_LEN_MAX {
-        bail!("the film is too long: its torrent would have over 10 MiB");
-    }
-    Ok(torrent)
+    let hashed = remote::hash(&url, config)?;
+    let source = url.to_string();
+    let videos = if order.videos.is_empty() {
+        &[url][..]
+    } else {
+        &order.videos
+    };
+    let made = Made::new(hashed, videos, &order.trackers, &name)?;
+    made.write(&output)?;
+    made.print(&output);
+    made.warn(&source);
+    Ok(())
 }
 
-/// As the web names the film; else as the disk does.
-fn name(video: &Url, film: &Path) -> String {
-    let last = video.path().rsplit('/').next().unwrap_or_default();
-    let last = percent_encoding::percent_decode_str(last).decode_utf8_lossy();
-    if !last.is_empty() && last != "." && last != ".." && !last.contains('/') {
-        return last.into_owned();
+/// The source, if it is a URL: held to what is asked of a film's address.
+fn web_address(order: &Order) -> Result<Option<Url>, Failed> {
+    let text = order.source.to_str().unwrap_or_default();
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        return Ok(None);
     }
-    film.file_name()
-        .map_or_else(|| "film".into(), |name| name.to_string_lossy().into_owned())
+    let url = crate::cli::args::video(text).map_err(|why| usage(format!("{text}: {why}")))?;
+    if url.path().ends_with('/') {
+        return Err(usage(format!(
+            "{text}: a folder can be published where it lies"
+        )));
+    }
+    Ok(Some(url))
 }
 
-fn beside(film: &Path) -> PathBuf {
-    let mut name = film.as_os_str().to_owned();
-    name.push(".torrent");
-    name.into()
-}
-
-/// In one step: a web server never gives half a torrent.
-fn write(path: &Path, torrent: &[u8]) -> anyhow::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let new = PathBuf::from(name);
-    let written = fs::File::create(&new).and_then(|mut file| {
-        file.write_all(torrent)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    });
-    if written.is_err() {
-        // There may be none.
-        let _ = fs::remove_file(&new);
-    }
-    written.with_context(|| path.display().to_string())
-}
-
-fn print(
-    film: &Path,
-    output: &Path,
-    metainfo: &Metainfo,
-    published: &Published<'_>,
-    container: &Container,
-) {
-    let piece_len = indicatif::BinaryBytes(metainfo.layout.nominal_piece_len().into());
-    let pieces = metainfo.layout.piece_count();
-    println!("torrent    {}", output.display());
-    println!(
-        "           {} in {pieces} pieces of {piece_len}",
-        indicatif::HumanBytes(published.length)
-    );
-    println!("address    {}", published.localhost());
-    println!("magnet     {}", published.magnet());
-    println!(
-        "\nPut the torrent where the film is, as\n\n    {}\n",
-        published.torrent_url()
-    );
-    println!("or have the web server name it in its answers:");
-    for (server, words) in published.servers() {
-        println!("\n    # {server}\n    {}", words.replace('\n', "\n    "));
-    }
-    println!("\nThe film in a page:\n");
-    for line in published.snippet().lines() {
-        println!("    {line}");
-    }
-    if container.plays.is_none() {
-        eprintln!(
-            "bittube: how long {} plays is not known; its pieces are chosen by its size",
-            film.display()
-        );
-    }
-    if container.index_at_end {
-        eprintln!(
-            "bittube: the film's index (moov) stands at its end, so that players fetch the end \
-             first. This moves it:\n    ffmpeg -i {} -c copy -movflags +faststart {}",
-            quoted(film),
-            quoted(&film.with_extension("web.mp4"))
-        );
-    }
-}
-
-/// For a shell.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+fn usage(why: impl Into<String>) -> Failed {
+    Failed::new(exit::USAGE, anyhow!(why.into()))
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustls::client::ClientConfig;
 
 use crate::cli::Failed;
 use crate::cli::token;
@@ -68,15 +69,7 @@ pub fn start(config: &Config, doors: Doors) -> Result<Engine, Failed> {
         };
         Failed::new(code, anyhow::anyhow!("{}: {error}", config.store.display()))
     })?;
-    let ca = config
-        .ca_file
-        .as_ref()
-        .map(|path| fs::read(path).with_context(|| format!("--ca-file {}", path.display())));
-    let ca = ca
-        .transpose()
-        .map_err(|error| Failed::new(exit::NO_INPUT, error))?;
-    let tls = tls::config(ca.as_deref())
-        .map_err(|error| Failed::new(exit::DATA, anyhow::anyhow!("certificates: {error}")))?;
+    let tls = trust(config)?;
     let token = match doors {
         Doors::All => token::load_or_make(&config.token_file)
             .with_context(|| config.token_file.display().to_string())
@@ -117,6 +110,19 @@ pub fn start(config: &Config, doors: Doors) -> Result<Engine, Failed> {
         store.note(&format!("http://{addr}"));
     }
     Ok(engine)
+}
+
+/// Whose certificates are taken.
+pub fn trust(config: &Config) -> Result<Arc<ClientConfig>, Failed> {
+    let ca = config
+        .ca_file
+        .as_ref()
+        .map(|path| fs::read(path).with_context(|| format!("--ca-file {}", path.display())));
+    let ca = ca
+        .transpose()
+        .map_err(|error| Failed::new(exit::NO_INPUT, error))?;
+    tls::config(ca.as_deref())
+        .map_err(|error| Failed::new(exit::DATA, anyhow::anyhow!("certificates: {error}")))
 }
 
 fn sites(config: &Config) -> Sites {

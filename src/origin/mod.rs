@@ -1,6 +1,7 @@
 //! The video's own web server, as a scheduled resource.
 
 mod answer;
+pub mod download;
 pub mod get;
 mod health;
 pub mod pool;

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::ClientConfig;
 use url::Url;
 
 use crate::http::head::ResponseHead;
@@ -12,12 +14,14 @@ use crate::origin::get::Get;
 use crate::origin::get::Output;
 use crate::origin::pool::ConnKey;
 use crate::origin::tls::Tls;
+use crate::reach::Reach;
 use crate::ring::buffers::Buffer;
 use crate::ring::runtime;
 use crate::ring::stream::Receiver;
 use crate::ring::stream::Sender;
 use crate::shard::Shard;
 use crate::shard::origin;
+use crate::units::Time;
 
 const RECEIVE_LEN: usize = 64 * 1024;
 /// Peer addresses of one magnet that are looked up.
@@ -39,13 +43,23 @@ pub async fn get(shard: &Rc<Shard>, url: Url, limit: usize) -> Result<Vec<u8>, O
 
 /// The same with what its head says of it.
 pub async fn document(shard: &Rc<Shard>, url: Url, limit: usize) -> Result<Document, OriginFailed> {
-    let mut get = Get::new(runtime::now(), url, &shard.shared.agent, limit);
+    let shared = &shard.shared;
+    let get = Get::new(runtime::now(), url, &shared.agent, limit);
+    carry(&shared.reach, &shared.tls, get).await
+}
+
+/// To its end, by whatever connections it asks for.
+pub async fn carry(
+    reach: &Reach,
+    tls: &Arc<ClientConfig>,
+    mut get: Get,
+) -> Result<Document, OriginFailed> {
     let mut line: Option<Line> = None;
     loop {
         while let Some(output) = get.poll_output() {
             match output {
                 Output::Connect { conn, url } => {
-                    let opened = Line::open(shard, conn, &url).await;
+                    let opened = Line::open(reach, tls, conn, &url).await;
                     let result = opened.map(|opened| line = Some(opened));
                     get.handle_connected(runtime::now(), conn, result);
                 }
@@ -73,8 +87,39 @@ pub async fn document(shard: &Rc<Shard>, url: Url, limit: usize) -> Result<Docum
     }
 }
 
-/// The one connection of a [`Get`].
-struct Line {
+/// A machine that speaks over one connection at a time.
+pub(in crate::shard) trait Machine {
+    fn handle_bytes(&mut self, now: Time, conn: ConnKey, bytes: &[u8]) -> usize;
+    fn handle_closed(&mut self, now: Time, conn: ConnKey);
+    fn handle_broken(&mut self, now: Time, conn: ConnKey);
+    fn next_timeout(&self) -> Time;
+    fn handle_timeout(&mut self, now: Time);
+}
+
+impl Machine for Get {
+    fn handle_bytes(&mut self, now: Time, conn: ConnKey, bytes: &[u8]) -> usize {
+        Self::handle_bytes(self, now, conn, bytes)
+    }
+
+    fn handle_closed(&mut self, now: Time, conn: ConnKey) {
+        Self::handle_closed(self, now, conn);
+    }
+
+    fn handle_broken(&mut self, now: Time, conn: ConnKey) {
+        Self::handle_broken(self, now, conn);
+    }
+
+    fn next_timeout(&self) -> Time {
+        Self::next_timeout(self)
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        Self::handle_timeout(self, now);
+    }
+}
+
+/// The one connection of a [`Machine`].
+pub(in crate::shard) struct Line {
     conn: ConnKey,
     receiver: Receiver,
     sender: Sender,
@@ -82,8 +127,13 @@ struct Line {
 }
 
 impl Line {
-    async fn open(shard: &Rc<Shard>, conn: ConnKey, url: &Url) -> Result<Self, OriginFailed> {
-        let (stream, tls) = origin::open(shard, url).await?;
+    pub async fn open(
+        reach: &Reach,
+        tls: &Arc<ClientConfig>,
+        conn: ConnKey,
+        url: &Url,
+    ) -> Result<Self, OriginFailed> {
+        let (stream, tls) = origin::open(reach, tls, url).await?;
         let (receiver, mut sender) = stream.split();
         sender.set_stall(SEND_STALL);
         Ok(Self {
@@ -94,7 +144,7 @@ impl Line {
         })
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> bool {
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
         let Some(tls) = self.tls.as_mut() else {
             return self.sender.send_all(bytes.to_vec(), false).await.is_ok();
         };
@@ -112,7 +162,7 @@ impl Line {
     }
 
     /// Takes what the server says next, or its silence.
-    async fn receive(&mut self, get: &mut Get) {
+    pub async fn receive(&mut self, get: &mut impl Machine) {
         let wait = get.next_timeout().since(runtime::now());
         let buffer = Buffer::take(RECEIVE_LEN);
         let (result, buffer) = self.receiver.recv(buffer, Some(wait)).await;
@@ -127,7 +177,7 @@ impl Line {
         }
     }
 
-    async fn feed(&mut self, get: &mut Get, bytes: &[u8]) {
+    async fn feed(&mut self, get: &mut impl Machine, bytes: &[u8]) {
         let now = runtime::now();
         let Some(tls) = self.tls.as_mut() else {
             feed_plain(get, self.conn, bytes);
@@ -147,7 +197,7 @@ impl Line {
     }
 }
 
-fn feed_plain(get: &mut Get, conn: ConnKey, bytes: &[u8]) {
+fn feed_plain(get: &mut impl Machine, conn: ConnKey, bytes: &[u8]) {
     let mut at = 0;
     while at < bytes.len() {
         let used = get.handle_bytes(runtime::now(), conn, &bytes[at..]);

@@ -7,6 +7,7 @@ pub mod control;
 pub mod counts;
 pub mod directory;
 pub mod disk;
+pub mod download;
 pub mod engine;
 pub mod entity;
 pub mod fetch;

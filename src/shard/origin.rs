@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::rc::Weak;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::ClientConfig;
 use tokio::sync::Notify;
 use url::Url;
 
@@ -271,7 +273,7 @@ impl OriginHost {
         let Some(shard) = self.shard.upgrade() else {
             return;
         };
-        let opened = open(&shard, &url).await;
+        let opened = open(&shard.shared.reach, &shard.shared.tls, &url).await;
         match opened {
             Ok((stream, tls)) if !state.closed.get() => {
                 *state.closer.borrow_mut() = Some(stream.closer());
@@ -460,16 +462,19 @@ async fn send(state: Rc<Conn>, mut sender: Sender, tls: Option<Rc<RefCell<Tls>>>
 }
 
 /// One resolution, checked, pinned (R19, R20); then the connection and its TLS.
-pub async fn open(shard: &Rc<Shard>, url: &Url) -> Result<(Stream, Option<Tls>), OriginFailed> {
-    let addrs = resolve(shard, url, Reach::web).await?;
+pub async fn open(
+    reach: &Reach,
+    tls: &Arc<ClientConfig>,
+    url: &Url,
+) -> Result<(Stream, Option<Tls>), OriginFailed> {
+    let addrs = resolve(reach, url, Reach::web).await?;
     let mut last = OriginFailed::lasting("no address to connect to");
     for addr in addrs {
         match Stream::connect(addr, CONNECT_WAIT).await {
             Ok(stream) => {
                 let tls = if url.scheme() == "https" {
                     let name = url.host_str().unwrap_or_default();
-                    let tls = Tls::new(shard.shared.tls.clone(), name);
-                    Some(tls?)
+                    Some(Tls::new(tls.clone(), name)?)
                 } else {
                     None
                 };
@@ -492,7 +497,7 @@ const ADDRESSES_MAX: usize = 4;
 
 /// The addresses of a URL's host that may be spoken to, as `allows` has it.
 pub async fn resolve(
-    shard: &Rc<Shard>,
+    reach: &Reach,
     url: &Url,
     allows: impl Fn(&Reach, SocketAddr) -> bool,
 ) -> Result<Vec<SocketAddr>, OriginFailed> {
@@ -510,7 +515,6 @@ pub async fn resolve(
         }
         None => return Err(OriginFailed::lasting("the address has no host")),
     };
-    let reach = &shard.shared.reach;
     let allowed: Vec<_> = all
         .into_iter()
         .filter(|addr| allows(reach, *addr))

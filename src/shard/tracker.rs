@@ -144,7 +144,7 @@ async fn call(
 ) -> Result<Reply, TrackerFailed> {
     let until = shard.now() + deadline;
     let url = Url::parse(url).map_err(|_| TrackerFailed::new("not a URL"))?;
-    let found = origin::resolve(shard, &url, Reach::udp_tracker).await;
+    let found = origin::resolve(&shard.shared.reach, &url, Reach::udp_tracker).await;
     let found = found.map_err(|error| TrackerFailed::new(error.why))?;
     let mut failed = TrackerFailed::new("no address");
     for (nth, addr) in found.iter().enumerate() {

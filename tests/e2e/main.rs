@@ -20,6 +20,7 @@ mod modes; // byte-exact whoever has the film, lies, or goes away
 mod origins; // https, and origins with faults
 mod parts; // each real program of the bed proves itself against another, without BitTube
 mod players; // Chromium, ffmpeg, curl; paused and idle ones
+mod publish; // what publish prints, in real web servers; films on the web, folders, --watch
 mod ranges; // HTTP held against nginx, generated headers
 mod safety; // who may ask, what may be asked for, what a web page can reach
 mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once

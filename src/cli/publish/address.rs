@@ -1,6 +1,6 @@
 //! What a publisher puts into pages and servers: the localhost address, the magnet link, the head.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
 use crate::stub::address::Address;
@@ -9,11 +9,21 @@ use crate::units::InfoHash;
 /// Where every stub listens.
 const STUB: &str = "http://localhost:8081";
 /// A URL as one segment of a path, or as one value of a query.
-const WHOLE: &AsciiSet = &NON_ALPHANUMERIC
+pub const WHOLE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
+
+/// What some server's configuration would take for its own in a URL.
+const QUOTED: &AsciiSet = &AsciiSet::EMPTY
+    .add(b'$')
+    .add(b'\'')
+    .add(b'"')
+    .add(b'\\')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
 
 /// A published film: `videos` holds one address at least.
 pub struct Published<'a> {
@@ -76,26 +86,39 @@ impl Published<'_> {
     /// RFC 6249 §4.
     pub fn link(&self) -> String {
         let url = self.torrent_url();
+        let url = utf8_percent_encode(&url, QUOTED);
         format!("<{url}>; rel=\"describedby\"; type=\"application/x-bittorrent\"")
     }
 
     /// The head's line in the words of three servers.
     pub fn servers(&self) -> [(&'static str, String); 3] {
         let (path, link) = (self.videos[0].path(), self.link());
-        let name = path.rsplit('/').next().unwrap_or(path);
+        let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let name = format!("film_{:.8}", self.info_hash.to_string());
         [
             (
-                "nginx",
-                format!("location = {path} {{ add_header Link '{link}'; }}"),
-            ),
-            (
-                "Apache",
+                "nginx, in the server that has the film's root",
                 format!(
-                    "<Files \"{name}\">\n    Header add Link \"{}\"\n</Files>",
-                    link.replace('"', "\\\"")
+                    "location = \"{}\" {{ add_header Link '{link}'; }}",
+                    decoded.replace('\\', "\\\\").replace('"', "\\\"")
                 ),
             ),
-            ("Caddy", format!("header {path} +Link `{link}`")),
+            (
+                "Apache, with mod_headers",
+                format!(
+                    "<LocationMatch \"^{}$\">\n    Header add Link \"{}\"\n</LocationMatch>",
+                    pattern(&decoded),
+                    // A percent sign begins a variable of mod_headers.
+                    link.replace('"', "\\\"").replace('%', "%%")
+                ),
+            ),
+            (
+                "Caddy",
+                format!(
+                    "@{name} path_regexp `^{}$`\nheader @{name} +Link `{link}`",
+                    pattern(&decoded)
+                ),
+            ),
         ]
     }
 
@@ -105,6 +128,23 @@ impl Published<'_> {
         let sources = source(&self.localhost()) + &source(self.videos[0].as_str());
         format!("<video controls>\n{sources}</video>")
     }
+}
+
+/// A path as a regular expression that nothing else matches; without a backslash before a quote or
+/// another backslash, which Apache's own parser would take.
+fn pattern(path: &str) -> String {
+    let mut out = String::new();
+    for letter in path.chars() {
+        match letter {
+            '.' => out += "[.]",
+            '/' | '-' | '_' => out.push(letter),
+            _ if letter.is_ascii() && !letter.is_ascii_alphanumeric() => {
+                out += &format!("\\x{:02X}", u32::from(letter));
+            }
+            _ => out.push(letter),
+        }
+    }
+    out
 }
 
 /// Within the quotes of an attribute.
@@ -209,9 +249,32 @@ mod tests {
             with(&["https://v.example/f/a.mp4"], &[], |film| film.servers());
         let link = "<https://v.example/f/a.mp4.torrent>; rel=\"describedby\"; \
                     type=\"application/x-bittorrent\"";
-        let line = format!("location = /f/a.mp4 {{ add_header Link '{link}'; }}");
+        let line = format!("location = \"/f/a.mp4\" {{ add_header Link '{link}'; }}");
         assert_eq!(nginx.1, line);
-        assert!(apache.1.starts_with("<Files \"a.mp4\">") && apache.1.contains("rel=\\\"desc"));
-        assert_eq!(caddy.1, format!("header /f/a.mp4 +Link `{link}`"));
+        assert!(apache.1.starts_with("<LocationMatch \"^/f/a[.]mp4$\">"));
+        assert!(apache.1.contains("rel=\\\"desc"));
+        let name = "@film_abababab";
+        let line = format!("{name} path_regexp `^/f/a[.]mp4$`\nheader {name} +Link `{link}`");
+        assert_eq!(caddy.1, line);
+
+        let [nginx, apache, _] = with(&["https://v.example/a%20'$.mp4"], &[], |film| {
+            film.servers()
+        });
+        assert!(
+            nginx.1.starts_with("location = \"/a '$.mp4\""),
+            "{}",
+            nginx.1
+        );
+        assert!(nginx.1.contains("/a%20%27%24.mp4.torrent>"), "{}", nginx.1);
+        assert!(
+            apache.1.contains("\"^/a\\x20\\x27\\x24[.]mp4$\""),
+            "{}",
+            apache.1
+        );
+        assert!(
+            apache.1.contains("/a%%20%%27%%24.mp4.torrent>"),
+            "{}",
+            apache.1
+        );
     }
 }

@@ -14,6 +14,7 @@ pub mod process;
 pub mod scene;
 #[path = "../../../benches/serve/seeder.rs"]
 pub mod seeder;
+pub mod site;
 pub mod stub;
 pub mod transmission;
 

@@ -59,6 +59,10 @@ impl OpenTracker {
         tracker
     }
 
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     /// The announce URL.
     pub fn url(&self) -> String {
         format!("http://{}/announce", self.addr)

@@ -18,6 +18,8 @@ pub struct Faults {
     pub delay: Duration,
     /// Bytes of bodies after which it closes every connection and takes none.
     pub die_after: Option<u64>,
+    /// Bytes of a body after which it closes that connection.
+    pub cut_after: Option<u64>,
     /// Bytes a second on each connection.
     pub rate: Option<u64>,
     /// Answers 200 and the whole file, whatever range is asked.
@@ -176,7 +178,9 @@ impl Shared {
     }
 
     fn send_body(&self, mut out: &TcpStream, body: &[u8], changed: bool) -> io::Result<()> {
-        for part in body.chunks(PART_LEN) {
+        let whole = self.faults.cut_after.unwrap_or(u64::MAX);
+        let sent = body.len().min(usize::try_from(whole).unwrap_or(usize::MAX));
+        for part in body[..sent].chunks(PART_LEN) {
             if let Some(rate) = self.faults.rate {
                 let micros = part.len() as u64 * 1_000_000 / rate;
                 thread::sleep(Duration::from_micros(micros));
@@ -198,6 +202,9 @@ impl Shared {
             if self.dead.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
+        }
+        if sent < body.len() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
     }

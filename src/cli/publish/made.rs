@@ -1,0 +1,166 @@
+//! A film that was read: its torrent, written and told of.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use url::Url;
+
+use crate::cli::Failed;
+use crate::cli::publish::address::Published;
+use crate::config::exit;
+use crate::torrent::metainfo::{Builder, Metainfo, TORRENT_LEN_MAX};
+use crate::torrent::stream_hash::Hashed;
+
+pub struct Made<'a> {
+    torrent: Vec<u8>,
+    metainfo: Metainfo,
+    videos: &'a [Url],
+    trackers: &'a [Url],
+    plays: Option<std::time::Duration>,
+    index_at_end: bool,
+}
+
+impl<'a> Made<'a> {
+    /// `videos`: where the film is, one address at least. `fallback`: its name where the first
+    /// address has none.
+    pub fn new(
+        hashed: Hashed,
+        videos: &'a [Url],
+        trackers: &'a [Url],
+        fallback: &str,
+    ) -> Result<Self, Failed> {
+        let (plays, index_at_end) = (hashed.plays, hashed.index_at_end);
+        let builder = Builder {
+            trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
+            web_seeds: videos.iter().map(Url::to_string).collect(),
+            ..hashed.into_builder(name(&videos[0], fallback))
+        };
+        let torrent = builder.build();
+        if torrent.len() > TORRENT_LEN_MAX {
+            let why = anyhow!("the film is too long: its torrent would have over 10 MiB");
+            return Err(Failed::new(exit::DATA, why));
+        }
+        let metainfo = Metainfo::parse(&torrent).context("the torrent made")?;
+        Ok(Self {
+            torrent,
+            metainfo,
+            videos,
+            trackers,
+            plays,
+            index_at_end,
+        })
+    }
+
+    pub const fn plays(&self) -> Option<std::time::Duration> {
+        self.plays
+    }
+
+    pub fn published(&self) -> Published<'_> {
+        Published {
+            name: &self.metainfo.name,
+            videos: self.videos,
+            trackers: self.trackers,
+            info_hash: self.metainfo.info_hash,
+            length: self.metainfo.layout.length(),
+        }
+    }
+
+    pub fn write(&self, output: &Path) -> Result<(), Failed> {
+        write(output, &self.torrent)
+    }
+
+    /// What the publisher does next.
+    pub fn print(&self, output: &Path) {
+        let published = self.published();
+        let piece_len = indicatif::BinaryBytes(self.metainfo.layout.nominal_piece_len().into());
+        let pieces = self.metainfo.layout.piece_count();
+        println!("torrent    {}", output.display());
+        println!(
+            "           {} in {pieces} pieces of {piece_len}",
+            indicatif::HumanBytes(published.length)
+        );
+        println!("address    {}", published.localhost());
+        println!("magnet     {}", published.magnet());
+        println!(
+            "\nPut the torrent where the film is, as\n\n    {}\n",
+            published.torrent_url()
+        );
+        println!("or have the web server name it in its answers:");
+        for (server, words) in published.servers() {
+            println!("\n    # {server}\n    {}", words.replace('\n', "\n    "));
+        }
+        println!("\nThe film in a page:\n");
+        for line in published.snippet().lines() {
+            println!("    {line}");
+        }
+    }
+
+    /// What makes the film start late; `source` is how the user calls it.
+    pub fn warn(&self, source: &str) {
+        if self.plays.is_none() {
+            eprintln!(
+                "bittube: how long {source} plays is not known; its pieces are chosen by its size"
+            );
+        }
+        if self.index_at_end {
+            let moved = Path::new(&self.metainfo.name).with_extension("web.mp4");
+            let moved = if source.contains("://") {
+                moved
+            } else {
+                Path::new(source).with_extension("web.mp4")
+            };
+            eprintln!(
+                "bittube: the index (moov) of {source} stands at its end, so that players fetch \
+                 the end first. This moves it:\n    ffmpeg -i {} -c copy -movflags +faststart {}",
+                quoted(source),
+                quoted(&moved.display().to_string())
+            );
+        }
+    }
+}
+
+/// Where a film's torrent lies if nothing else is said.
+pub fn beside(film: &Path) -> PathBuf {
+    let mut name = film.as_os_str().to_owned();
+    name.push(".torrent");
+    name.into()
+}
+
+/// In one step: a web server never gives half a file.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = PathBuf::from(name);
+    let written = fs::File::create(&new).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    });
+    if written.is_err() {
+        // There may be none.
+        let _ = fs::remove_file(&new);
+    }
+    written
+        .with_context(|| path.display().to_string())
+        .map_err(|error| Failed::new(exit::CANT_CREATE, error))
+}
+
+/// As the web names the film; else `fallback`.
+fn name(video: &Url, fallback: &str) -> String {
+    let last = video.path().rsplit('/').next().unwrap_or_default();
+    let last = percent_encoding::percent_decode_str(last).decode_utf8_lossy();
+    let good = !last.is_empty() && last != "." && last != ".." && !last.contains('/');
+    let name = if good { last } else { Cow::from(fallback) };
+    if name.is_empty() {
+        return String::from("film");
+    }
+    name.into_owned()
+}
+
+/// For a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
