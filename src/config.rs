@@ -99,6 +99,8 @@ pub mod exit {
     /// The output cannot be made: the store is in use, a file cannot be created.
     pub const CANT_CREATE: u8 = 73;
     pub const IO: u8 = 74;
+    /// A token that is not known, or not for this.
+    pub const NO_PERMISSION: u8 = 77;
     /// The configuration is wrong, or unsafe.
     pub const CONFIG: u8 = 78;
 }

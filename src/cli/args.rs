@@ -110,6 +110,20 @@ pub enum Command {
         #[arg(long)]
         watch: bool,
 
+        /// Register the torrent at the trackers with this publisher's token; better in the
+        /// environment, for others see a command line
+        #[arg(
+            long,
+            value_name = "TOKEN",
+            env = "BITTUBE_PUBLISH_TOKEN",
+            hide_env_values = true
+        )]
+        token: Option<String>,
+
+        /// Read the token from FILE
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+
         #[command(flatten)]
         given: Given,
     },
@@ -355,6 +369,15 @@ mod tests {
             assert!(parse(&line).is_err(), "{url}");
         }
         assert!(parse("publish a.mp4 --url https://v/a.mp4").is_err());
+        let line = "publish a.mp4 --tracker udp://t:1 --token secret --token-file f";
+        let Command::Publish {
+            token, token_file, ..
+        } = parse(line).unwrap()
+        else {
+            panic!("publish");
+        };
+        assert_eq!(token.as_deref(), Some("secret"));
+        assert_eq!(token_file.as_deref(), Some(Path::new("f")));
         let line = "publish https://v/a.mp4 --tracker udp://t:1 --watch --allow-private";
         assert!(matches!(
             parse(line),

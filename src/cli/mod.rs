@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::args::Args;
 use crate::cli::args::Command;
 use crate::cli::args::Given;
+use crate::cli::publish::register::Registrar;
 use crate::cli::serve::Doors;
 use crate::config::Config;
 use crate::config::Machine;
@@ -95,15 +96,19 @@ fn run(command: Command) -> Result<(), Failed> {
             trackers,
             output,
             watch,
+            token,
+            token_file,
             given,
         } => {
             let config = configure(given)?;
+            let registrar = Registrar::new(token, token_file.as_deref(), &config)?;
             let order = publish::Order {
                 source,
                 videos,
                 trackers,
                 output,
                 watch,
+                registrar,
             };
             publish::run(order, &config)
         }

@@ -11,6 +11,7 @@ use crate::cli::progress;
 use crate::cli::publish::film::{Film, Stamp};
 use crate::cli::publish::folder::Folder;
 use crate::cli::publish::made::Made;
+use crate::cli::publish::register::Registrar;
 use crate::cli::publish::watch::{Seen, watch};
 use crate::config::Config;
 use crate::config::exit;
@@ -20,6 +21,7 @@ mod film;
 mod folder;
 mod made;
 mod playlist;
+pub mod register;
 mod remote;
 mod watch;
 
@@ -35,6 +37,7 @@ pub struct Order {
     pub output: Option<PathBuf>,
     /// Publish again whenever it changes.
     pub watch: bool,
+    pub registrar: Option<Registrar>,
 }
 
 /// Hashes the film, writes its torrent, and says what to do with it.
@@ -128,6 +131,7 @@ impl File {
         let made = Made::new(hashed, videos, trackers, &fallback)?;
         made.write(&self.output)?;
         made.print(&self.output);
+        made.register(self.order.registrar.as_ref())?;
         made.warn(&source.display().to_string());
         Ok(())
     }
@@ -152,6 +156,7 @@ fn remote(order: &Order, url: Url, config: &Config) -> Result<(), Failed> {
     let made = Made::new(hashed, videos, &order.trackers, &name)?;
     made.write(&output)?;
     made.print(&output);
+    made.register(order.registrar.as_ref())?;
     made.warn(&source);
     Ok(())
 }

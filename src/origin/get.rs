@@ -1,5 +1,5 @@
 //! One small body by GET, whole, with redirects, a limit and timeouts (R24): torrent files,
-//! trackers.
+//! trackers. Or one by PUT, and what is said to it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use crate::units::Time;
 const QUIET_TIMEOUT: Duration = Duration::from_secs(10);
 /// For all of it, redirects included.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a PUT, silence included: its body goes out first.
+const PUT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Before a failure that may pass is worth another try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,14 @@ pub enum Output {
     Failed(OriginFailed),
 }
 
+/// What a PUT brings, to the very server that is named: it follows no redirect.
+pub struct Load {
+    /// The header of that name.
+    pub authorization: String,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+}
+
 pub struct Get {
     url: Url,
     via: String,
@@ -50,10 +60,12 @@ pub struct Get {
     hops: u8,
     /// The one connection; its number is the hop's.
     conn: Option<(ConnKey, Session)>,
+    load: Option<Load>,
     head: Option<Box<ResponseHead>>,
     body: Vec<u8>,
     give_up: Time,
     quiet_since: Time,
+    quiet: Duration,
     outputs: VecDeque<Output>,
 }
 
@@ -67,14 +79,26 @@ impl Get {
             limit,
             hops: 0,
             conn: None,
+            load: None,
             head: None,
             body: Vec::new(),
             give_up: now + TOTAL_TIMEOUT,
             quiet_since: now,
+            quiet: QUIET_TIMEOUT,
             outputs: VecDeque::new(),
         };
         get.connect(now);
         get
+    }
+
+    /// A PUT; any status but 200 and 201 is a failure.
+    pub fn put(now: Time, url: Url, agent: &str, limit: usize, load: Load) -> Self {
+        Self {
+            load: Some(load),
+            give_up: now + PUT_TIMEOUT,
+            quiet: PUT_TIMEOUT,
+            ..Self::new(now, url, agent, limit)
+        }
     }
 
     /// Where the body came from, after redirects.
@@ -101,13 +125,20 @@ impl Get {
             return;
         }
         self.quiet_since = now;
-        let bytes = session.request(&Ask {
+        let ask = Ask {
             url: &self.url,
             range: None,
             if_range: None,
             via: &self.via,
             keep_alive: false,
-        });
+        };
+        let bytes = match &self.load {
+            Some(load) => {
+                let (authorization, kind) = (&load.authorization, load.content_type);
+                session.put(&ask, authorization, kind, &load.body)
+            }
+            None => session.request(&ask),
+        };
         self.outputs.push_back(Output::Send { conn: *conn, bytes });
     }
 
@@ -151,7 +182,7 @@ impl Get {
         if self.conn.is_none() {
             return Time::NEVER;
         }
-        self.give_up.min(self.quiet_since + QUIET_TIMEOUT)
+        self.give_up.min(self.quiet_since + self.quiet)
     }
 
     pub fn handle_timeout(&mut self, now: Time) {
@@ -176,7 +207,8 @@ impl Get {
 
     fn handle_head(&mut self, now: Time, head: Box<ResponseHead>) {
         let status = head.status;
-        let refused = if is_redirect(status) {
+        let good = status == 200 || status == 201 && self.load.is_some();
+        let refused = if is_redirect(status) && self.load.is_none() {
             match follow(&self.url, &head, self.hops) {
                 Ok(to) => {
                     self.close();
@@ -188,7 +220,7 @@ impl Get {
                 }
                 Err(error) => Some(error),
             }
-        } else if status != 200 {
+        } else if !good {
             Some(refusal(&head))
         } else if coded(&head) {
             Some(OriginFailed::lasting(
@@ -310,6 +342,38 @@ mod tests {
         let result = run(&mut get, &[(answer, true)]).1.expect("an end");
         assert_eq!(get.next_timeout(), Time::NEVER);
         result.expect_err("a failure")
+    }
+
+    #[test]
+    fn a_put_brings_its_load_and_follows_nobody() {
+        let start = || {
+            let load = Load {
+                authorization: "Bearer secret".to_owned(),
+                content_type: "text/plain",
+                body: b"load".to_vec(),
+            };
+            let url = Url::parse("https://tracker/a?x=1").unwrap();
+            Get::put(Time::from_secs(50), url, "bittube-1", LIMIT, load)
+        };
+        for status in ["200 OK", "201 Created"] {
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
+            let (requests, body) = run(&mut start(), &[(answer.as_bytes(), true)]);
+            assert_eq!(body, Some(Ok(b"ok".to_vec())));
+            let [request] = &requests[..] else {
+                panic!("{requests:?}");
+            };
+            assert!(request.starts_with("PUT /a?x=1 HTTP/1.1\r\nHost: tracker\r\n"));
+            for line in ["Authorization: Bearer secret", "Content-Length: 4"] {
+                assert!(request.contains(&format!("\r\n{line}\r\n")), "{request}");
+            }
+            assert!(request.ends_with("\r\n\r\nload"));
+        }
+        for status in [204, 301, 307, 401, 507] {
+            let answer = format!("HTTP/1.1 {status} x\r\nLocation: https://evil/\r\n\r\n");
+            let (requests, body) = run(&mut start(), &[(answer.as_bytes(), true)]);
+            let error = body.expect("an end").expect_err("a failure");
+            assert_eq!((requests.len(), error.status), (1, Some(status)));
+        }
     }
 
     #[test]

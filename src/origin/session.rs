@@ -102,18 +102,7 @@ impl Session {
 
     /// The bytes of a GET. The session must be idle.
     pub fn request(&mut self, ask: &Ask<'_>) -> Vec<u8> {
-        debug_assert!(self.reusable(), "one request at a time");
-        self.state = State::Head;
-        self.interim = 0;
-        self.keep_alive = ask.keep_alive;
-        let target = &ask.url[Position::BeforePath..Position::AfterQuery];
-        let mut head = HeadWriter::request(Method::Get, target)
-            .header("Host", host(ask.url))
-            .header("User-Agent", USER_AGENT)
-            .header("Accept", "*/*")
-            // A coded body has other offsets; some caches drop Range for one.
-            .header("Accept-Encoding", "identity")
-            .header("Via", format_args!("1.1 {}", ask.via));
+        let mut head = self.begin(Method::Get, ask);
         if let Some(range) = ask.range {
             head = head.header("Range", range_header(range));
             if let Some(validator) = ask.if_range {
@@ -124,6 +113,34 @@ impl Session {
             head = head.header("Connection", "close");
         }
         head.finish()
+    }
+
+    /// The bytes of a PUT, its body included. `ask` names no range.
+    pub fn put(&mut self, ask: &Ask<'_>, authorization: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+        let head = self.begin(Method::Put, ask);
+        let head = head
+            .header("Authorization", authorization)
+            .header("Content-Type", kind)
+            .header("Content-Length", body.len())
+            .header("Connection", "close");
+        let mut bytes = head.finish();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn begin(&mut self, method: Method, ask: &Ask<'_>) -> HeadWriter {
+        debug_assert!(self.reusable(), "one request at a time");
+        self.state = State::Head;
+        self.interim = 0;
+        self.keep_alive = ask.keep_alive;
+        let target = &ask.url[Position::BeforePath..Position::AfterQuery];
+        HeadWriter::request(method, target)
+            .header("Host", host(ask.url))
+            .header("User-Agent", USER_AGENT)
+            .header("Accept", "*/*")
+            // A coded body has other offsets; some caches drop Range for one.
+            .header("Accept-Encoding", "identity")
+            .header("Via", format_args!("1.1 {}", ask.via))
     }
 
     /// Call again with what was not consumed until the event is `None`.

@@ -163,6 +163,7 @@ impl Folder {
             .collect();
         let made = Made::new(hashed, &videos, &self.order.trackers, &name)?;
         made.write(&made::beside(&shown))?;
+        made.register(self.order.registrar.as_ref())?;
         made.warn(&shown.display().to_string());
         let entry = Entry {
             plays: made.plays(),
@@ -341,6 +342,7 @@ mod tests {
             trackers: Vec::new(),
             output: None,
             watch: false,
+            registrar: None,
         };
         Folder::open(order).unwrap()
     }

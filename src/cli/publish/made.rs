@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::cli::Failed;
 use crate::cli::publish::address::Published;
+use crate::cli::publish::register::Registrar;
 use crate::config::exit;
 use crate::torrent::metainfo::{Builder, Metainfo, TORRENT_LEN_MAX};
 use crate::torrent::stream_hash::Hashed;
@@ -70,6 +71,13 @@ impl<'a> Made<'a> {
 
     pub fn write(&self, output: &Path) -> Result<(), Failed> {
         write(output, &self.torrent)
+    }
+
+    /// Nothing is done without a registrar.
+    pub fn register(&self, registrar: Option<&Registrar>) -> Result<(), Failed> {
+        registrar.map_or(Ok(()), |registrar| {
+            registrar.register(&self.torrent, self.videos, self.trackers)
+        })
     }
 
     /// What the publisher does next.

@@ -210,7 +210,19 @@ impl Registry {
         }
     }
 
-    /// `PUT`. `authorization`: the header of that name.
+    /// The video that a `PUT` is for, if its sender may. `authorization`: the header of that name.
+    pub fn may_put(&self, query: &str, authorization: Option<&str>) -> Result<Url, Reply> {
+        let video = query::video(query).map_err(|bad| Reply::text(400, bad.to_string()))?;
+        match self.policy.tokens.right(authorization, &video) {
+            Right::Unknown => Err(Reply::unauthorized()),
+            Right::Elsewhere => Err(Reply::text(
+                403,
+                "this token does not speak for the video's host",
+            )),
+            Right::Granted => Ok(video),
+        }
+    }
+
     pub fn handle_put(
         &mut self,
         now: Time,
@@ -218,18 +230,10 @@ impl Registry {
         authorization: Option<&str>,
         body: &[u8],
     ) -> Reply {
-        let video = match query::video(query) {
+        let video = match self.may_put(query, authorization) {
             Ok(video) => video,
-            Err(bad) => return Reply::text(400, bad.to_string()),
+            Err(refusal) => return refusal,
         };
-        match self.policy.tokens.right(authorization, &video) {
-            Right::Unknown => return Reply::unauthorized(),
-            Right::Elsewhere => {
-                let why = "this token does not speak for the video's host\n";
-                return Reply::text(403, why);
-            }
-            Right::Granted => {}
-        }
         let Policy {
             announce,
             film_len_max,
