@@ -6,6 +6,7 @@
 )]
 
 mod directories;
+pub mod registry;
 mod size;
 mod span;
 

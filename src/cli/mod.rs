@@ -6,6 +6,7 @@ pub mod demo;
 pub mod get;
 pub mod progress;
 pub mod publish;
+pub mod registry;
 pub mod scratch;
 pub mod seed;
 pub mod serve;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -69,7 +70,7 @@ pub fn start(config: &Config, doors: Doors) -> Result<Engine, Failed> {
         };
         Failed::new(code, anyhow::anyhow!("{}: {error}", config.store.display()))
     })?;
-    let tls = trust(config)?;
+    let tls = trust(config.ca_file.as_deref())?;
     let token = match doors {
         Doors::All => token::load_or_make(&config.token_file)
             .with_context(|| config.token_file.display().to_string())
@@ -112,12 +113,10 @@ pub fn start(config: &Config, doors: Doors) -> Result<Engine, Failed> {
     Ok(engine)
 }
 
-/// Whose certificates are taken.
-pub fn trust(config: &Config) -> Result<Arc<ClientConfig>, Failed> {
-    let ca = config
-        .ca_file
-        .as_ref()
-        .map(|path| fs::read(path).with_context(|| format!("--ca-file {}", path.display())));
+/// Whose certificates are taken: the machine's roots and those of `ca_file`.
+pub fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Failed> {
+    let ca =
+        ca_file.map(|path| fs::read(path).with_context(|| format!("--ca-file {}", path.display())));
     let ca = ca
         .transpose()
         .map_err(|error| Failed::new(exit::NO_INPUT, error))?;

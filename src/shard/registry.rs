@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use url::Url;
 
+use crate::http::head::Headers;
 use crate::http::head::Method;
-use crate::http::head::RequestHead;
 use crate::http::pin::Pin;
 use crate::ring::mailbox;
 use crate::ring::mailbox::Inbox;
@@ -29,7 +29,6 @@ use crate::shard::hashing;
 use crate::shard::hashing::BadRead;
 use crate::shard::hashing::Terms;
 use crate::shard::registry::shelf::Shelf;
-use crate::tracker::registry::BODY_LEN_MAX;
 use crate::tracker::registry::Body;
 use crate::tracker::registry::Failed;
 use crate::tracker::registry::Film;
@@ -83,7 +82,7 @@ struct Asked {
     authorization: Option<String>,
     if_none_match: Option<String>,
     /// `None`: it has not been read yet, and perhaps need not be.
-    body: Option<Vec<u8>>,
+    body: Option<Bytes>,
 }
 
 /// Reads what is kept in the directory, and starts.
@@ -110,23 +109,21 @@ pub fn start(options: Options) -> io::Result<Door> {
 }
 
 impl Door {
-    /// Before a PUT's body is read: the answer that needs none of it, if there is one.
-    pub async fn refusal(&self, head: &RequestHead) -> Option<Answer> {
-        if !matches!(head.method, Method::Put) {
-            return None;
-        }
-        match head.body_len() {
-            Ok(len) if len > BODY_LEN_MAX as u64 => return Some(TOO_LONG.answer()),
-            Ok(_) => {}
-            Err(_) => return Some(NO_LENGTH.answer()),
-        }
-        let answer = self.ask(head, None).await;
+    /// Before the body of a PUT is read: the answer that needs none of it, if there is one.
+    pub async fn refusal(&self, query: &str, headers: &Headers) -> Option<Answer> {
+        let answer = self.ask(Method::Put, query, headers, None).await;
         (answer.status != CONTINUE).then_some(answer)
     }
 
-    /// GET, HEAD or PUT of [`PATH`].
-    pub async fn answer(&self, head: &RequestHead, body: Vec<u8>) -> Answer {
-        self.ask(head, Some(body)).await
+    /// GET, HEAD or PUT of [`PATH`]. `query`: what stands behind `?`, still percent-encoded.
+    pub async fn answer(
+        &self,
+        method: Method,
+        query: &str,
+        headers: &Headers,
+        body: Bytes,
+    ) -> Answer {
+        self.ask(method, query, headers, Some(body)).await
     }
 
     /// From now on others may register, and other hosts are fetched from. False if it was busy.
@@ -134,22 +131,24 @@ impl Door {
         self.mail.send(Letter::Hosts(tokens, auto)).is_ok()
     }
 
-    async fn ask(&self, head: &RequestHead, body: Option<Vec<u8>>) -> Answer {
-        let (_, query) = head.target.split_once('?').unwrap_or((&head.target, ""));
-        let header = |name| head.headers.get(name).map(str::to_owned);
+    async fn ask(
+        &self,
+        method: Method,
+        query: &str,
+        headers: &Headers,
+        body: Option<Bytes>,
+    ) -> Answer {
+        let header = |name| headers.get(name).map(str::to_owned);
         let asked = Asked {
-            method: head.method,
+            method,
             query: query.to_owned(),
             authorization: header("authorization"),
             if_none_match: header("if-none-match"),
             body,
         };
         let (answer, answered) = oneshot::channel();
-        if self
-            .mail
-            .send(Letter::Asked(Box::new(asked), answer))
-            .is_err()
-        {
+        let letter = Letter::Asked(Box::new(asked), answer);
+        if self.mail.send(letter).is_err() {
             return BUSY.answer();
         }
         answered.await.unwrap_or_else(|_| BUSY.answer())
@@ -161,8 +160,6 @@ struct Said(u16, &'static str);
 
 const CONTINUE: u16 = 100;
 const BUSY: Said = Said(503, "the registry is busy\n");
-const NO_LENGTH: Said = Said(411, "a torrent's length must be told\n");
-const TOO_LONG: Said = Said(413, "a torrent has 10 MiB at most\n");
 const NO_METHOD: Said = Said(405, "GET, HEAD and PUT are answered\n");
 const NOT_KEPT: Said = Said(507, "the torrent cannot be kept\n");
 
@@ -406,3 +403,6 @@ fn failed(error: BadRead) -> Failed {
     };
     Failed { why, retry }
 }
+
+#[cfg(test)]
+mod tests;
