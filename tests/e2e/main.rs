@@ -22,5 +22,6 @@ mod parts; // each real program of the bed proves itself against another, withou
 mod players; // Chromium, ffmpeg, curl; paused and idle ones
 mod publish; // what publish prints, in real web servers; films on the web, folders, --watch
 mod ranges; // HTTP held against nginx, generated headers
+mod registry; // a tracker that knows the torrents of videos, told by publishers or found out
 mod safety; // who may ask, what may be asked for, what a web page can reach
 mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once
