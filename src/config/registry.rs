@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RegistryOptions {
-    /// Keep the torrents of videos in DIR, and give them to who asks /metainfo?url=<video>
+    /// Keep the torrents of videos in DIR, and give them to who asks for /metainfo?url=VIDEO_URL
     #[arg(
         long = "registry",
         value_name = "DIR",

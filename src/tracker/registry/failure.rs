@@ -1,4 +1,4 @@
-//! Videos that could not be fetched or hashed, remembered so that they are not tried at each request.
+//! Videos that could not be fetched or hashed, remembered so that not each request tries them anew.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
