@@ -24,3 +24,4 @@ mod publish; // what publish prints, in real web servers; films on the web, fold
 mod ranges; // HTTP held against nginx, generated headers
 mod safety; // who may ask, what may be asked for, what a web page can reach
 mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once
+mod trackers; // what trackers are asked: announces, scrapes, how many at once
