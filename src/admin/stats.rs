@@ -73,6 +73,9 @@ pub struct ReaderStats {
 pub struct TrackerStats {
     pub url: String,
     pub status: String,
+    /// In the swarm, as the tracker last said; `None` while it has not.
+    pub seeders: Option<u32>,
+    pub leechers: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -87,8 +87,8 @@ pub enum Command {
 
     /// Make torrents of films, and tell what to put into pages and web servers
     Publish {
-        /// The film; or a folder of films, published as a playlist; or a film's URL, whose bytes are
-        /// read once and kept nowhere
+        /// The film; or a folder of films, published as a playlist; or a film's URL, whose bytes
+        /// are read once and kept nowhere
         #[arg(value_name = "FILE|FOLDER|URL")]
         source: PathBuf,
 

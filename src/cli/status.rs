@@ -121,13 +121,18 @@ fn describe_swarm(swarm: &SwarmStats, line: &mut impl FnMut(&str, String)) {
         line("  reader", format!("at {at}, {slack:.1} s ahead, {stalls}"));
     }
     for tracker in &swarm.trackers {
-        line("  tracker", format!("{} {}", tracker.url, tracker.status));
+        let mut text = format!("{} {}", tracker.url, tracker.status);
+        if let (Some(seeders), Some(leechers)) = (tracker.seeders, tracker.leechers) {
+            text += &format!(", of {seeders} seeders and {leechers} leechers");
+        }
+        line("  tracker", text);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::stats::TrackerStats;
     use crate::units::Cause;
 
     #[test]
@@ -136,6 +141,12 @@ mod tests {
             name: "a.mp4".into(),
             pieces: 4,
             have_pieces: 1,
+            trackers: vec![TrackerStats {
+                url: "http://t/".into(),
+                status: "2 peers".into(),
+                seeders: Some(3),
+                leechers: Some(4),
+            }],
             ..Default::default()
         };
         let mut stats = Stats {
@@ -148,5 +159,9 @@ mod tests {
         assert!(text.contains("from peers   2.00 KiB"), "{text}");
         assert!(text.contains("hedge 1.00 KiB"), "{text}");
         assert!(text.contains("25 %"), "{text}");
+        assert!(
+            text.contains("http://t/ 2 peers, of 3 seeders and 4 leechers"),
+            "{text}"
+        );
     }
 }

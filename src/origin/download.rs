@@ -1,5 +1,5 @@
-//! One file, or one part of it, by GET: in order, each byte once. Where it breaks off it is taken up
-//! again, if it is still the same file (RFC 9110 §13.1.5).
+//! One file, or one part of it, by GET: in order, each byte once. Where it breaks off it is taken
+//! up again, if it is still the same file (RFC 9110 §13.1.5).
 
 use std::collections::VecDeque;
 use std::ops::Range;

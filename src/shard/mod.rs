@@ -42,6 +42,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::admin::stats::Stats;
 use crate::ring::buffers;
 use crate::ring::mailbox::Mail;
@@ -75,6 +77,8 @@ pub struct Shard {
     /// Connections of peers whose swarm is not known yet.
     pub strangers: Cell<usize>,
     pub hurry: Hurry,
+    /// Whose turn it is to ask a tracker.
+    pub asks: Semaphore,
     next_seed: Cell<u64>,
 }
 
@@ -128,6 +132,7 @@ impl Shard {
             idle: Idle::default(),
             strangers: Cell::new(0),
             hurry: Hurry::default(),
+            asks: Semaphore::new(tracker::ASKS_MAX),
             next_seed: Cell::new(seed),
         })
     }

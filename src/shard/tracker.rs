@@ -1,4 +1,4 @@
-//! Announces of one swarm, carried to its trackers.
+//! Announces and scrapes of one swarm, carried to its trackers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,15 +17,21 @@ use crate::shard::host::Host;
 use crate::shard::origin;
 use crate::swarm::dialer::Found;
 use crate::tracker::TrackerFailed;
-use crate::tracker::announce::Announce;
-use crate::tracker::announce::Reply;
+use crate::tracker::announce::Answer;
 use crate::tracker::announcer::Announcer;
+use crate::tracker::announcer::Ask;
 use crate::tracker::announcer::Output;
 use crate::tracker::announcer::State;
+use crate::tracker::announcer::TrackerView;
 use crate::tracker::http;
 use crate::tracker::udp;
 use crate::tracker::udp::Call;
+use crate::tracker::udp::Question;
 use crate::units::Time;
+
+/// Trackers that this shard's torrents ask at the same time (R24). Further asks wait in the order in
+/// which they came, at most as many as each torrent may have, and their time has not begun.
+pub(in crate::shard) const ASKS_MAX: usize = 50;
 
 /// Announces for the life of the swarm, until the last tracker heard its end.
 pub async fn announce(host: Rc<Host>) {
@@ -86,62 +92,60 @@ fn drain(shard: &Rc<Shard>, host: &Rc<Host>) {
         let output = host.announcer.borrow_mut().poll_output();
         match output {
             None => return,
-            Some(Output::Announce { id, url, .. }) => {
-                runtime::spawn(ask(shard.clone(), host.clone(), id, url));
-            }
-            Some(Output::Call {
-                id,
-                url,
-                said,
-                heard,
-                deadline,
-            }) => {
-                let (shard, host) = (shard.clone(), host.clone());
-                runtime::spawn(async move {
-                    let answer = call(&shard, &url, &said, &heard, deadline).await;
-                    if let Err(error) = &answer {
-                        tracing::debug!(%error, "announce failed");
-                    }
-                    let now = shard.now();
-                    host.announcer.borrow_mut().handle_answer(now, id, answer);
-                    host.announce_wake.notify_one();
-                    drain(&shard, &host);
-                });
+            Some(Output::Ask { id, ask, deadline }) => {
+                runtime::spawn(carry_out(shard.clone(), host.clone(), id, ask, deadline));
             }
             Some(Output::Peers(addrs)) => host.add_addresses(&addrs, Found::Tracker),
         }
     }
 }
 
-async fn ask(shard: Rc<Shard>, host: Rc<Host>, id: u64, url: String) {
-    let reply = match Url::parse(&url) {
-        Ok(url) if !http::loopback_path_ok(&url) => Err(TrackerFailed::new(
-            "on this machine only /announce is asked",
-        )),
-        Ok(url) => {
-            let got = fetch::get(&shard, url, http::REPLY_LEN_MAX).await;
-            got.map_err(|error| TrackerFailed::new(error.why))
-        }
-        Err(_) => Err(TrackerFailed::new("not a URL")),
-    };
-    let now = shard.now();
-    let result = reply.as_ref().map(Vec::as_slice).map_err(Clone::clone);
-    if let Err(error) = &result {
-        tracing::debug!(%error, "announce failed");
+/// Asks once it is its turn among all that this shard's torrents ask.
+async fn carry_out(shard: Rc<Shard>, host: Rc<Host>, id: u64, ask: Ask, deadline: Duration) {
+    let turn = shard.asks.acquire().await.expect("it is never closed");
+    let begun = host.announcer.borrow_mut().handle_begun(shard.now(), id);
+    if !begun {
+        return;
     }
-    host.announcer.borrow_mut().handle_reply(now, id, result);
+    let answer = match ask {
+        Ask::HttpAnnounce(url) => {
+            let body = get(&shard, &url).await;
+            body.and_then(|body| http::parse_reply(&body).map(Answer::Announced))
+        }
+        Ask::HttpScrape(url, info_hash) => {
+            let body = get(&shard, &url).await;
+            body.and_then(|body| http::parse_scrape(&body, info_hash).map(Answer::Scraped))
+        }
+        Ask::Udp { url, question } => call(&shard, &url, &question, deadline).await,
+    };
+    drop(turn);
+    if let Err(error) = &answer {
+        tracing::debug!(%error, "a tracker failed");
+    }
+    let now = shard.now();
+    host.announcer.borrow_mut().handle_answer(now, id, answer);
     host.announce_wake.notify_one();
     drain(&shard, &host);
+}
+
+async fn get(shard: &Rc<Shard>, url: &str) -> Result<Vec<u8>, TrackerFailed> {
+    let url = Url::parse(url).map_err(|_| TrackerFailed::new("not a URL"))?;
+    if !http::loopback_path_ok(&url) {
+        return Err(TrackerFailed::new(
+            "on this machine only /announce and /scrape are asked",
+        ));
+    }
+    let got = fetch::get(shard, url, http::REPLY_LEN_MAX).await;
+    got.map_err(|error| TrackerFailed::new(error.why))
 }
 
 /// One address after the other, which share the time.
 async fn call(
     shard: &Rc<Shard>,
     url: &str,
-    said: &Announce,
-    heard: &str,
+    question: &Question,
     deadline: Duration,
-) -> Result<Reply, TrackerFailed> {
+) -> Result<Answer, TrackerFailed> {
     let until = shard.now() + deadline;
     let url = Url::parse(url).map_err(|_| TrackerFailed::new("not a URL"))?;
     let found = origin::resolve(&shard.shared.reach, &url, Reach::udp_tracker).await;
@@ -150,9 +154,8 @@ async fn call(
     for (nth, addr) in found.iter().enumerate() {
         let left = u32::try_from(found.len() - nth).expect("few");
         let patience = until.since(shard.now()) / left;
-        let (said, heard, is_v6) = (said.clone(), heard.to_owned(), addr.is_ipv6());
-        let seed = rand::random();
-        let call = Call::new(shard.now(), said, heard, is_v6, patience, seed);
+        let (question, seed) = (question.clone(), rand::random());
+        let call = Call::new(shard.now(), question, addr.is_ipv6(), patience, seed);
         match carry(*addr, call).await {
             Ok(answer) => return answer,
             Err(error) => failed = error,
@@ -165,7 +168,7 @@ async fn call(
 async fn carry(
     addr: SocketAddr,
     mut call: Call,
-) -> Result<Result<Reply, TrackerFailed>, TrackerFailed> {
+) -> Result<Result<Answer, TrackerFailed>, TrackerFailed> {
     let lost = |error: io::Error| TrackerFailed::new(error.to_string());
     let socket = Datagrams::connect(addr).await.map_err(lost)?;
     // One byte more than is good tells too long from right.
@@ -196,14 +199,17 @@ pub fn views(announcer: &Announcer) -> Vec<TrackerStats> {
     let views = announcer.status().into_iter();
     views
         .map(|view| TrackerStats {
+            status: describe(&view),
             url: view.url,
-            status: describe(&view.state, view.peers),
+            seeders: view.counts.map(|counts| counts.seeders),
+            leechers: view.counts.map(|counts| counts.leechers),
         })
         .collect()
 }
 
-fn describe(state: &State, peers: usize) -> String {
-    match state {
+fn describe(view: &TrackerView) -> String {
+    let peers = view.peers;
+    match &view.state {
         State::Idle => "not asked yet".into(),
         State::Announcing => "announcing".into(),
         State::Working(None) => format!("{peers} peers"),

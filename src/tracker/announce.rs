@@ -63,6 +63,32 @@ pub struct Reply {
     pub warning: Option<String>,
 }
 
+/// How many there are of each kind, as a scrape tells it (BEP 15, 48).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub seeders: u32,
+    pub leechers: u32,
+}
+
+/// What a tracker answered to what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Announced(Reply),
+    Scraped(Counts),
+}
+
+impl Reply {
+    /// Whether the tracker told how large the swarm is. Some say nothing, some nothing but zeros.
+    pub fn counts(&self) -> Option<Counts> {
+        let counts = Counts {
+            seeders: self.seeders?,
+            leechers: self.leechers?,
+        };
+        let kept = counts.seeders > 0 || counts.leechers > 0 || self.peers.is_empty();
+        kept.then_some(counts)
+    }
+}
+
 /// What a tracker asks to wait, within bounds.
 pub fn interval(asked: Duration) -> Duration {
     asked.clamp(INTERVAL_MIN, INTERVAL_MAX)

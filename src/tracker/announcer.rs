@@ -1,7 +1,7 @@
-//! When which tracker is told what (BEP 3, 12, 31): one torrent's announces to all its trackers.
+//! When which tracker is told what (BEP 3, 12, 31): one torrent's announces to all its trackers,
+//! and its scrapes.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,11 +15,13 @@ use crate::tracker::Retry;
 use crate::tracker::TrackerFailed;
 use crate::tracker::announce::ANNOUNCE_TIMEOUT;
 use crate::tracker::announce::Announce;
+use crate::tracker::announce::Answer;
+use crate::tracker::announce::Counts;
 use crate::tracker::announce::Event;
 use crate::tracker::announce::PEERS_MAX;
-use crate::tracker::announce::Reply;
 use crate::tracker::http;
 use crate::tracker::udp;
+use crate::tracker::udp::Question;
 use crate::units::BLOCK_LEN;
 use crate::units::InfoHash;
 use crate::units::PeerId;
@@ -29,6 +31,8 @@ use crate::units::Time;
 pub const TRACKERS_MAX: usize = 64;
 /// Announces of one torrent on their way; the driver bounds all torrents' together (R24).
 const FLIGHTS_MAX: usize = 16;
+/// A scrape is for the counts alone; nobody waits longer for them.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `stopped` is told in passing; nobody waits longer for its answer.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request for more peers waits this long after the last answer, or the tracker's min interval.
@@ -55,22 +59,24 @@ pub struct Announcer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Get `url`, and hand the body or the failure to [`Announcer::handle_reply`].
-    Announce {
+    /// Ask a tracker. When that begins, [`Announcer::handle_begun`]; what comes of it within
+    /// `deadline` from there is for [`Announcer::handle_answer`].
+    Ask {
         id: u64,
-        url: String,
-        deadline: Duration,
-    },
-    /// Call the tracker at `url` by UDP, and hand what comes of it to [`Announcer::handle_answer`].
-    Call {
-        id: u64,
-        url: String,
-        said: Box<Announce>,
-        /// What it hears of its address.
-        heard: String,
+        ask: Ask,
         deadline: Duration,
     },
     Peers(Vec<SocketAddr>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// GET this URL; [`http::parse_reply`] reads the body.
+    HttpAnnounce(String),
+    /// GET this URL; [`http::parse_scrape`] reads the body.
+    HttpScrape(String, InfoHash),
+    /// Call the tracker at `url`.
+    Udp { url: String, question: Question },
 }
 
 /// One tracker as `status` shows it.
@@ -84,8 +90,8 @@ pub struct TrackerView {
     pub next: Time,
     /// Peers in its last answer.
     pub peers: usize,
-    pub seeders: Option<u32>,
-    pub leechers: Option<u32>,
+    /// What it last said of the swarm's size.
+    pub counts: Option<Counts>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,19 +105,6 @@ pub enum State {
     Failed(String),
     /// Never asked, or never again.
     Refused(String),
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Idle => f.write_str("not asked yet"),
-            Self::Announcing => f.write_str("announcing"),
-            Self::Working(None) => f.write_str("working"),
-            Self::Working(Some(warning)) => write!(f, "working, warns: {warning}"),
-            Self::Failed(why) => write!(f, "failed: {why}"),
-            Self::Refused(why) => f.write_str(why),
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -136,21 +129,19 @@ struct Tracker {
     retry_at: Time,
     id: Option<Vec<u8>>,
     peers: usize,
-    seeders: Option<u32>,
-    leechers: Option<u32>,
-}
-
-/// A URL to get, or what a tracker hears of its address.
-enum Way {
-    Http(String),
-    Udp(String),
+    counts: Option<Counts>,
+    /// No scrape before this: at most one in the time between two announces.
+    scrape_at: Time,
 }
 
 #[derive(Debug)]
 struct Flight {
     id: u64,
     tracker: usize,
-    event: Event,
+    /// `None`: a scrape.
+    event: Option<Event>,
+    deadline: Duration,
+    /// `NEVER` until it has begun.
     lost_at: Time,
 }
 
@@ -258,7 +249,11 @@ impl Announcer {
             let tier = &mut self.tiers[index];
             tier.next = Time::NEVER;
             // Whoever may have heard `started` is told, answered or not.
-            let heard = tier.flight.take().map(|flight| flight.tracker);
+            let begun = tier
+                .flight
+                .take()
+                .filter(|flight| flight.lost_at != Time::NEVER);
+            let heard = begun.map(|flight| flight.tracker);
             let known = tier.trackers.iter().position(|tracker| tracker.started);
             if let Some(tracker) = known.or(heard) {
                 self.announce(now, index, tracker, Event::Stopped);
@@ -271,18 +266,28 @@ impl Announcer {
         self.stopping && self.tiers.iter().all(|tier| tier.flight.is_none())
     }
 
-    /// The answer to the announce `id`. An id that is no longer awaited is passed over.
-    pub fn handle_reply(&mut self, now: Time, id: u64, body: Result<&[u8], TrackerFailed>) {
-        self.handle_answer(now, id, body.and_then(http::parse_reply));
+    /// The ask `id`, which may have waited, begins now. False: nobody waits for it any more.
+    pub fn handle_begun(&mut self, now: Time, id: u64) -> bool {
+        let mut flights = self
+            .tiers
+            .iter_mut()
+            .filter_map(|tier| tier.flight.as_mut());
+        let Some(flight) = flights.find(|flight| flight.id == id) else {
+            return false;
+        };
+        if flight.lost_at == Time::NEVER {
+            flight.lost_at = now + flight.deadline + LOST_AFTER;
+        }
+        true
     }
 
-    /// The same, read already.
-    pub fn handle_answer(&mut self, now: Time, id: u64, reply: Result<Reply, TrackerFailed>) {
+    /// The answer to the ask `id`. An id that is no longer awaited is passed over.
+    pub fn handle_answer(&mut self, now: Time, id: u64, answer: Result<Answer, TrackerFailed>) {
         let is = |tier: &Tier| tier.flight.as_ref().is_some_and(|flight| flight.id == id);
         let Some(index) = self.tiers.iter().position(is) else {
             return;
         };
-        self.settle(now, index, reply);
+        self.settle(now, index, answer);
         self.pump(now);
     }
 
@@ -329,8 +334,7 @@ impl Announcer {
                     state: tracker.state.clone(),
                     next: if next { tier.next } else { Time::NEVER },
                     peers: tracker.peers,
-                    seeders: tracker.seeders,
-                    leechers: tracker.leechers,
+                    counts: tracker.counts,
                 });
             }
         }
@@ -378,12 +382,18 @@ impl Announcer {
             tracker_id: tracker.id.clone(),
             ..self.said.clone()
         };
-        let way = match udp::is(&tracker.url) {
-            true => udp::check(&tracker.url).map(Way::Udp),
-            false => http::announce_url(&tracker.url, &said).map(Way::Http),
+        let ask = match udp::is(&tracker.url) {
+            true => udp::check(&tracker.url).map(|heard| Ask::Udp {
+                url: tracker.url.clone(),
+                question: Question::Announce {
+                    said: Box::new(said),
+                    heard,
+                },
+            }),
+            false => http::announce_url(&tracker.url, &said).map(Ask::HttpAnnounce),
         };
-        let way = match way {
-            Ok(way) => way,
+        let ask = match ask {
+            Ok(ask) => ask,
             Err(error) => {
                 tracker.state = State::Refused(error.why);
                 return;
@@ -391,56 +401,88 @@ impl Announcer {
         };
         // `started` tells of the end as well, by its `left`.
         tier.owes_completed &= event != Event::Started;
-        let deadline = if event == Event::Stopped {
-            STOP_TIMEOUT
-        } else {
-            ANNOUNCE_TIMEOUT
+        tracker.state = State::Announcing;
+        self.fly(now, index, at, Some(event), ask);
+    }
+
+    /// Asks the tracker that has just answered, and told no counts, for them.
+    fn scrape(&mut self, now: Time, index: usize, interval: Duration) {
+        let tracker = &mut self.tiers[index].trackers[0];
+        if now < tracker.scrape_at {
+            return;
+        }
+        tracker.scrape_at = now + interval;
+        let info_hash = self.said.info_hash;
+        let ask = match udp::is(&tracker.url) {
+            true => Ok(Ask::Udp {
+                url: tracker.url.clone(),
+                question: Question::Scrape(info_hash),
+            }),
+            false => {
+                http::scrape_url(&tracker.url, info_hash).map(|url| Ask::HttpScrape(url, info_hash))
+            }
         };
-        let lost_at = match event {
-            Event::Stopped => now + deadline,
-            _ => now + deadline + LOST_AFTER,
+        // Most trackers of another address cannot be scraped, and work all the same.
+        if let Ok(ask) = ask {
+            self.fly(now, index, 0, None, ask);
+        }
+    }
+
+    fn fly(&mut self, now: Time, index: usize, at: usize, event: Option<Event>, ask: Ask) {
+        let deadline = match event {
+            Some(Event::Stopped) => STOP_TIMEOUT,
+            Some(_) => ANNOUNCE_TIMEOUT,
+            None => SCRAPE_TIMEOUT,
         };
         let id = self.next_id;
         self.next_id += 1;
-        tracker.state = State::Announcing;
-        self.outputs.push_back(match way {
-            Way::Http(url) => Output::Announce { id, url, deadline },
-            Way::Udp(heard) => Output::Call {
-                id,
-                url: tracker.url.clone(),
-                said: Box::new(said),
-                heard,
-                deadline,
-            },
-        });
-        tier.flight = Some(Flight {
+        self.outputs.push_back(Output::Ask { id, ask, deadline });
+        self.tiers[index].flight = Some(Flight {
             id,
             tracker: at,
             event,
-            lost_at,
+            deadline,
+            // The end is not waited for, begun or not.
+            lost_at: match event {
+                Some(Event::Stopped) => now + deadline,
+                _ => Time::NEVER,
+            },
         });
     }
 
-    /// The announce in flight came to its end.
-    fn settle(&mut self, now: Time, index: usize, reply: Result<Reply, TrackerFailed>) {
+    /// What is in flight came to its end.
+    fn settle(&mut self, now: Time, index: usize, answer: Result<Answer, TrackerFailed>) {
         let tier = &mut self.tiers[index];
         let flight = tier.flight.take().expect("asked by the callers");
         let tracker = &mut tier.trackers[flight.tracker];
-        if flight.event == Event::Stopped {
-            tracker.state = State::Idle;
-            return;
-        }
+        let reply = match (flight.event, answer) {
+            (Some(Event::Stopped), _) => {
+                tracker.state = State::Idle;
+                return;
+            }
+            (None, Ok(Answer::Scraped(counts))) => {
+                tracker.counts = Some(counts);
+                return;
+            }
+            (None, _) => {
+                // Who announces well need not scrape.
+                return;
+            }
+            (Some(event), Ok(Answer::Announced(reply))) => Ok((event, reply)),
+            (Some(_), Ok(Answer::Scraped(_))) => Err(TrackerFailed::new("a scrape's answer")),
+            (Some(_), Err(error)) => Err(error),
+        };
         match reply {
-            Ok(reply) => {
+            Ok((event, reply)) => {
+                let counts = reply.counts();
                 tracker.state = State::Working(reply.warning);
                 tracker.started = true;
                 tracker.failures = 0;
                 tracker.retry_at = now;
                 tracker.id = reply.tracker_id.or_else(|| tracker.id.take());
                 tracker.peers = reply.peers.len();
-                tracker.seeders = reply.seeders;
-                tracker.leechers = reply.leechers;
-                tier.owes_completed &= flight.event != Event::Completed;
+                tracker.counts = counts.or(tracker.counts);
+                tier.owes_completed &= event != Event::Completed;
                 let min = reply.min_interval.unwrap_or_default().max(ASK_AGAIN);
                 tier.not_before = now + min;
                 tier.next = now + reply.interval.max(min);
@@ -451,6 +493,9 @@ impl Announcer {
                 tier.trackers[..=flight.tracker].rotate_right(1);
                 if !reply.peers.is_empty() {
                     self.outputs.push_back(Output::Peers(reply.peers));
+                }
+                if counts.is_none() {
+                    self.scrape(now, index, reply.interval);
                 }
             }
             Err(error) => {
@@ -505,8 +550,8 @@ impl Tracker {
             retry_at: Time::ZERO,
             id: None,
             peers: 0,
-            seeders: None,
-            leechers: None,
+            counts: None,
+            scrape_at: Time::ZERO,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Announces over HTTP: the URL to get, and what the answer says (BEP 3, 7, 23, 31).
+//! Announces and scrapes over HTTP: the URL to get, and what the answer says (BEP 3, 7, 23, 31, 48).
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -15,10 +15,12 @@ use crate::tracker::Retry;
 use crate::tracker::TrackerFailed;
 use crate::tracker::announce;
 use crate::tracker::announce::Announce;
+use crate::tracker::announce::Counts;
 use crate::tracker::announce::Event;
 use crate::tracker::announce::PEERS_MAX;
 use crate::tracker::announce::Reply;
 use crate::tracker::announce::shown;
+use crate::units::InfoHash;
 
 /// Bytes of an answer (R24); the driver reads no more.
 pub const REPLY_LEN_MAX: usize = 1024 * 1024;
@@ -30,7 +32,7 @@ const TRACKER_ID_LEN_MAX: usize = 256;
 /// Whether a tracker on a loopback address may be asked at this path (R24). Which addresses are
 /// loopback is known only after the name is resolved: the driver asks then.
 pub fn loopback_path_ok(url: &Url) -> bool {
-    url.path().starts_with("/announce")
+    url.path().starts_with("/announce") || url.path().starts_with("/scrape")
 }
 
 /// All that RFC 3986 §2.3 does not call unreserved.
@@ -43,24 +45,7 @@ const RAW: &AsciiSet = &percent_encoding::NON_ALPHANUMERIC
 /// The URL to get. `base` keeps its own query; one that already holds what we are to say could
 /// announce in another's name, and is refused (R24).
 pub fn announce_url(base: &str, announce: &Announce) -> Result<String, TrackerFailed> {
-    let mut url = Url::parse(base).map_err(|_| TrackerFailed::lasting("not a URL"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(TrackerFailed::lasting("neither http nor https"));
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.port() == Some(0) {
-        return Err(TrackerFailed::lasting("user name or port 0 in its URL"));
-    }
-    let reserved = ["info_hash", "peer_id", "port", "event"];
-    if url.query_pairs().any(|(key, _)| reserved.contains(&&*key)) {
-        return Err(TrackerFailed::lasting("its URL holds an announce already"));
-    }
-    url.set_fragment(None);
-    let mut out = String::from(url);
-    if !out.contains('?') {
-        out.push('?');
-    } else if !out.ends_with(['?', '&']) {
-        out.push('&');
-    }
+    let mut out = open_query(check(base)?);
     let raw = |bytes| percent_encoding::percent_encode(bytes, RAW);
     write!(
         out,
@@ -89,23 +74,65 @@ pub fn announce_url(base: &str, announce: &Announce) -> Result<String, TrackerFa
     Ok(out)
 }
 
+/// BEP 48: where the tracker is scraped that is announced to at `base`. Not every one is.
+pub fn scrape_url(base: &str, info_hash: InfoHash) -> Result<String, TrackerFailed> {
+    let mut url = check(base)?;
+    let path = url.path();
+    let (folder, last) = path.rsplit_once('/').unwrap_or(("", path));
+    let Some(rest) = last.strip_prefix("announce") else {
+        return Err(TrackerFailed::lasting("no scraping"));
+    };
+    let path = format!("{folder}/scrape{rest}");
+    url.set_path(&path);
+    let mut out = open_query(url);
+    out.push_str("info_hash=");
+    out.extend(percent_encoding::percent_encode(&info_hash.0, RAW));
+    Ok(out)
+}
+
+/// A tracker's address that may be asked.
+fn check(base: &str) -> Result<Url, TrackerFailed> {
+    let mut url = Url::parse(base).map_err(|_| TrackerFailed::lasting("not a URL"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(TrackerFailed::lasting("neither http nor https"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.port() == Some(0) {
+        return Err(TrackerFailed::lasting("user name or port 0 in its URL"));
+    }
+    let reserved = ["info_hash", "peer_id", "port", "event"];
+    if url.query_pairs().any(|(key, _)| reserved.contains(&&*key)) {
+        return Err(TrackerFailed::lasting("its URL holds an announce already"));
+    }
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// The URL, up to where a query goes on.
+fn open_query(url: Url) -> String {
+    let mut out = String::from(url);
+    if !out.contains('?') {
+        out.push('?');
+    } else if !out.ends_with(['?', '&']) {
+        out.push('&');
+    }
+    out
+}
+
+/// A scrape's body: what it says of the one torrent that was asked for.
+pub fn parse_scrape(body: &[u8], info_hash: InfoHash) -> Result<Counts, TrackerFailed> {
+    let dict = dictionary(body)?;
+    let files = dict.dict(b"files");
+    let file = files.and_then(|files| files.dict(&info_hash.0));
+    let count = |key: &[u8]| u32::try_from(file?.int(key)?).ok();
+    match (count(b"complete"), count(b"incomplete")) {
+        (Some(seeders), Some(leechers)) => Ok(Counts { seeders, leechers }),
+        _ => Err(TrackerFailed::new("scrape without counts")),
+    }
+}
+
 /// An answer's body. `external ip` and all else that is not in [`Reply`] is passed over.
 pub fn parse_reply(body: &[u8]) -> Result<Reply, TrackerFailed> {
-    if body.len() > REPLY_LEN_MAX {
-        return Err(TrackerFailed::new("answer too long"));
-    }
-    // Some trackers end the body with a line break.
-    let (value, _) = bencode::parse_prefix(body)
-        .map_err(|error| TrackerFailed::new(format!("answer is no bencode: {error}")))?;
-    let dict = value
-        .dict()
-        .ok_or_else(|| TrackerFailed::new("answer is no dictionary"))?;
-    if let Some(why) = dict.bytes(b"failure reason") {
-        return Err(TrackerFailed {
-            why: shown(why),
-            retry: retry(dict),
-        });
-    }
+    let dict = dictionary(body)?;
     let duration = |key: &[u8]| {
         let seconds = dict.int(key)?;
         let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -137,6 +164,26 @@ pub fn parse_reply(body: &[u8]) -> Result<Reply, TrackerFailed> {
     })
 }
 
+/// What an answer says, if it is no failure.
+fn dictionary(body: &[u8]) -> Result<Dict<'_>, TrackerFailed> {
+    if body.len() > REPLY_LEN_MAX {
+        return Err(TrackerFailed::new("answer too long"));
+    }
+    // Some trackers end the body with a line break.
+    let (value, _) = bencode::parse_prefix(body)
+        .map_err(|error| TrackerFailed::new(format!("answer is no bencode: {error}")))?;
+    let dict = value
+        .dict()
+        .ok_or_else(|| TrackerFailed::new("answer is no dictionary"))?;
+    if let Some(why) = dict.bytes(b"failure reason") {
+        return Err(TrackerFailed {
+            why: shown(why),
+            retry: retry(dict),
+        });
+    }
+    Ok(dict)
+}
+
 /// BEP 31: minutes, or the word `never`.
 fn retry(dict: Dict<'_>) -> Retry {
     let minutes = match dict.get(b"retry in") {
@@ -166,7 +213,6 @@ mod tests {
     use crate::tracker::announce::INTERVAL_MAX;
     use crate::tracker::announce::INTERVAL_MIN;
     use crate::tracker::announce::TEXT_LEN_MAX;
-    use crate::units::InfoHash;
     use crate::units::PeerId;
 
     fn announce() -> Announce {
@@ -236,8 +282,60 @@ mod tests {
         let ok = |url: &str| loopback_path_ok(&Url::parse(url).unwrap());
         assert!(ok("http://127.0.0.1:6969/announce"));
         assert!(ok("http://127.0.0.1:6969/announce.php?x=1"));
+        assert!(ok("http://127.0.0.1:6969/scrape"));
         assert!(!ok("http://127.0.0.1:8080/"));
         assert!(!ok("http://127.0.0.1:8080/api/announce"));
+    }
+
+    #[test]
+    fn a_scrape_is_asked_for_beside_the_announce() {
+        let hash = InfoHash([0xff; 20]);
+        let said = format!("info_hash={}", "%FF".repeat(20));
+        let url = |base| scrape_url(base, hash).unwrap();
+        assert_eq!(url("http://t/announce"), format!("http://t/scrape?{said}"));
+        assert_eq!(
+            url("https://t:1/announce/announce.php?k=1#x"),
+            format!("https://t:1/announce/scrape.php?k=1&{said}")
+        );
+        for base in [
+            "http://t/a",
+            "http://t/announce/",
+            "http://t/x-announce",
+            "http://t/?announce",
+            "http://u@t/announce",
+            "http://t/announce?info_hash=1",
+        ] {
+            let failed = scrape_url(base, hash).unwrap_err();
+            assert_eq!(failed.retry, Retry::Never, "{base}");
+        }
+    }
+
+    #[test]
+    fn a_scrape_tells_of_one_torrent() {
+        let hash = InfoHash(*b"aaaaaaaaaaaaaaaaaaaa");
+        let body = b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei5e10:downloadedi50e\
+            10:incompletei10eeee";
+        let counts = Counts {
+            seeders: 5,
+            leechers: 10,
+        };
+        assert_eq!(parse_scrape(body, hash), Ok(counts));
+        assert!(parse_scrape(body, InfoHash([1; 20])).is_err());
+        let failed = parse_scrape(b"d14:failure reason2:no8:retry in5:nevere", hash).unwrap_err();
+        assert_eq!((failed.why.as_str(), failed.retry), ("no", Retry::Never));
+        let one = "d5:filesd20:aaaaaaaaaaaaaaaaaaaa";
+        for body in [
+            "",
+            "de",
+            "d5:filesdee",
+            "d5:filesi1ee",
+            &format!("{one}deee"),
+            &format!("{one}i1eee"),
+            &format!("{one}d8:completei-1e10:incompletei0eeee"),
+            &format!("{one}d8:completei1eeee"),
+        ] {
+            assert!(parse_scrape(body.as_bytes(), hash).is_err(), "{body}");
+        }
     }
 
     #[test]
@@ -335,6 +433,7 @@ mod tests {
         ) {
             let body = bencode::Encoder::new().bytes(key.as_bytes(), &value[..]).finish();
             let _ = parse_reply(&body);
+            let _ = parse_scrape(&body, InfoHash([1; 20]));
             let raw = [b"d", format!("{}:{key}", key.len()).as_bytes(), &value, b"e"].concat();
             if let Ok(reply) = parse_reply(&raw) {
                 prop_assert!(reply.peers.iter().all(|peer| peer.port() != 0));

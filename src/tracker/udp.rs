@@ -1,4 +1,4 @@
-//! One announce over UDP: connect, announce, and both again while nothing comes (BEP 15, 41).
+//! One announce or scrape over UDP: connect, ask, and both again while nothing comes (BEP 15, 41).
 
 use std::time::Duration;
 
@@ -10,9 +10,12 @@ use url::Url;
 use crate::tracker::TrackerFailed;
 use crate::tracker::announce;
 use crate::tracker::announce::Announce;
+use crate::tracker::announce::Answer;
+use crate::tracker::announce::Counts;
 use crate::tracker::announce::Event;
 use crate::tracker::announce::PEERS_MAX;
 use crate::tracker::announce::Reply;
+use crate::units::InfoHash;
 use crate::units::Time;
 
 /// Longer datagrams are none of a tracker (R48): 200 peers of IPv6 are 3,620 bytes, which no
@@ -22,6 +25,7 @@ pub const DATAGRAM_MAX: usize = 1500;
 const PROTOCOL: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
+const SCRAPE: u32 = 2;
 const ERROR: u32 = 3;
 /// An answer's action and transaction; what every datagram of a tracker begins with.
 const HEAD_LEN: usize = 8;
@@ -65,11 +69,21 @@ pub fn check(base: &str) -> Result<String, TrackerFailed> {
     Ok(heard)
 }
 
-/// An announce to one address of a tracker.
+/// What a tracker is asked by UDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    Announce {
+        said: Box<Announce>,
+        /// What it hears of its address, as [`check`] gave it.
+        heard: String,
+    },
+    Scrape(InfoHash),
+}
+
+/// A question to one address of a tracker.
 #[derive(Debug)]
 pub struct Call {
-    said: Announce,
-    heard: String,
+    question: Question,
     is_v6: bool,
     /// The answer must name it: who cannot see our datagrams cannot answer in their place.
     transaction: u32,
@@ -83,20 +97,12 @@ pub struct Call {
 }
 
 impl Call {
-    /// `heard` as [`check`] gave it; `is_v6`: the family of the tracker's address, and so of the
-    /// peers that it names; `seed` is random and nobody's to know.
-    pub fn new(
-        now: Time,
-        said: Announce,
-        heard: String,
-        is_v6: bool,
-        patience: Duration,
-        seed: u64,
-    ) -> Self {
+    /// `is_v6`: the family of the tracker's address, and so of the peers that it names; `seed` is
+    /// random and nobody's to know.
+    pub fn new(now: Time, question: Question, is_v6: bool, patience: Duration, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         Self {
-            said,
-            heard,
+            question,
             is_v6,
             transaction: rng.random(),
             connection: None,
@@ -111,7 +117,10 @@ impl Call {
     pub fn poll_datagram(&mut self) -> Option<Vec<u8>> {
         std::mem::take(&mut self.due).then(|| match self.connection {
             None => self.connect(),
-            Some(id) => self.announce(id),
+            Some(id) => match &self.question {
+                Question::Announce { said, heard } => self.announce(id, said, heard),
+                Question::Scrape(info_hash) => self.scrape(id, *info_hash),
+            },
         })
     }
 
@@ -138,7 +147,7 @@ impl Call {
         &mut self,
         now: Time,
         bytes: &[u8],
-    ) -> Option<Result<Reply, TrackerFailed>> {
+    ) -> Option<Result<Answer, TrackerFailed>> {
         if bytes.len() > DATAGRAM_MAX {
             return None;
         }
@@ -157,7 +166,17 @@ impl Call {
                 self.due = true;
                 None
             }
-            (ANNOUNCE, Some(_)) => Some(Ok(self.reply(rest)?)),
+            (ANNOUNCE, Some(_)) if matches!(self.question, Question::Announce { .. }) => {
+                Some(Ok(Answer::Announced(self.reply(rest)?)))
+            }
+            (SCRAPE, Some(_)) if matches!(self.question, Question::Scrape(_)) => {
+                let counts = Counts {
+                    seeders: word(rest, 0)?,
+                    // Between them stands how many were seeders once.
+                    leechers: word(rest, 8)?,
+                };
+                Some(Ok(Answer::Scraped(counts)))
+            }
             (ERROR, _) => Some(Err(TrackerFailed::new(announce::shown(rest)))),
             _ => None,
         }
@@ -171,15 +190,23 @@ impl Call {
         out
     }
 
-    fn announce(&self, id: u64) -> Vec<u8> {
-        let said = &self.said;
+    fn scrape(&self, id: u64, info_hash: InfoHash) -> Vec<u8> {
+        let mut out = Vec::with_capacity(36);
+        out.extend(id.to_be_bytes());
+        out.extend(SCRAPE.to_be_bytes());
+        out.extend(self.transaction.to_be_bytes());
+        out.extend(info_hash.0);
+        out
+    }
+
+    fn announce(&self, id: u64, said: &Announce, heard: &str) -> Vec<u8> {
         let event: u32 = match said.event {
             Event::None => 0,
             Event::Completed => 1,
             Event::Started => 2,
             Event::Stopped => 3,
         };
-        let mut out = Vec::with_capacity(98 + self.heard.len());
+        let mut out = Vec::with_capacity(98 + heard.len());
         out.extend(id.to_be_bytes());
         out.extend(ANNOUNCE.to_be_bytes());
         out.extend(self.transaction.to_be_bytes());
@@ -194,7 +221,7 @@ impl Call {
         out.extend(said.key.to_be_bytes());
         out.extend(said.numwant.to_be_bytes());
         out.extend(said.port.to_be_bytes());
-        for part in self.heard.as_bytes().chunks(OPTION_LEN_MAX) {
+        for part in heard.as_bytes().chunks(OPTION_LEN_MAX) {
             out.push(URL_DATA);
             out.push(u8::try_from(part.len()).expect("no longer than one"));
             out.extend(part);
@@ -231,7 +258,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::units::InfoHash;
     use crate::units::PeerId;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -249,7 +275,19 @@ mod tests {
             key: 0xab,
             tracker_id: None,
         };
-        Call::new(Time::ZERO, said, heard.to_owned(), is_v6, PATIENCE, 1)
+        let question = Question::Announce {
+            said: Box::new(said),
+            heard: heard.to_owned(),
+        };
+        Call::new(Time::ZERO, question, is_v6, PATIENCE, 1)
+    }
+
+    /// The peers and counts of an answer.
+    fn reply(answer: Option<Result<Answer, TrackerFailed>>) -> Reply {
+        match answer {
+            Some(Ok(Answer::Announced(reply))) => reply,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn answer(action: u32, transaction: u32, rest: &[u8]) -> Vec<u8> {
@@ -262,7 +300,10 @@ mod tests {
 
     /// A call whose tracker has given it an id; what it said then.
     fn connected(heard: &str, is_v6: bool) -> (Call, Vec<u8>) {
-        let mut call = call(heard, is_v6);
+        connect(call(heard, is_v6))
+    }
+
+    fn connect(mut call: Call) -> (Call, Vec<u8>) {
         let hello = call.poll_datagram().unwrap();
         let id = answer(CONNECT, transaction(&hello), &[9; 8]);
         assert_eq!(call.handle_datagram(Time::ZERO, &id), None);
@@ -295,8 +336,8 @@ mod tests {
         let counts = [1800, 4, 5].map(u32::to_be_bytes).concat();
         let peers = b"\x01\x02\x03\x04\x1a\xe1\x01\x02\x03\x05\x00\x00xx";
         let body = [&counts[..], peers].concat();
-        let reply = it.handle_datagram(Time::ZERO, &answer(ANNOUNCE, transaction(&said), &body));
-        let reply = reply.unwrap().unwrap();
+        let heard = it.handle_datagram(Time::ZERO, &answer(ANNOUNCE, transaction(&said), &body));
+        let reply = reply(heard);
         assert_eq!(reply.peers, ["1.2.3.4:6881".parse().unwrap()]);
         assert_eq!((reply.leechers, reply.seeders), (Some(4), Some(5)));
         assert_eq!(reply.interval, Duration::from_secs(1800));
@@ -309,9 +350,37 @@ mod tests {
             &[1, 0x1a, 0xe1],
         ]
         .concat();
-        let reply = it.handle_datagram(Time::ZERO, &answer(ANNOUNCE, transaction(&said), &body));
-        let peers = reply.unwrap().unwrap().peers;
+        let heard = it.handle_datagram(Time::ZERO, &answer(ANNOUNCE, transaction(&said), &body));
+        let peers = self::reply(heard).peers;
         assert_eq!(peers, ["[2001:db8::1]:6881".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_scrape_counts() {
+        let call = Call::new(
+            Time::ZERO,
+            Question::Scrape(InfoHash([7; 20])),
+            true,
+            PATIENCE,
+            1,
+        );
+        let (mut it, said) = connect(call);
+        assert_eq!(said[..12], [9, 9, 9, 9, 9, 9, 9, 9, 0, 0, 0, 2]);
+        assert_eq!(said[16..], [7; 20]);
+        let counts = [4, 5, 6].map(u32::to_be_bytes).concat();
+        let right = transaction(&said);
+        for datagram in [
+            answer(ANNOUNCE, right, &counts),
+            answer(SCRAPE, right, &counts[..11]),
+        ] {
+            assert_eq!(it.handle_datagram(Time::ZERO, &datagram), None);
+        }
+        let heard = it.handle_datagram(Time::ZERO, &answer(SCRAPE, right, &counts));
+        let counts = Counts {
+            seeders: 4,
+            leechers: 6,
+        };
+        assert_eq!(heard, Some(Ok(Answer::Scraped(counts))));
     }
 
     #[test]
@@ -341,6 +410,7 @@ mod tests {
             answer(ANNOUNCE, right ^ 1, &counts),
             answer(CONNECT, right, &[1; 8]),
             answer(7, right, &counts),
+            answer(SCRAPE, right, &counts),
             answer(ANNOUNCE, right, &counts[..11]),
             answer(ANNOUNCE, right, &[0; DATAGRAM_MAX]),
             right.to_be_bytes().to_vec(),

@@ -25,3 +25,4 @@ mod ranges; // HTTP held against nginx, generated headers
 mod registry; // a tracker that knows the torrents of videos, told by publishers or found out
 mod safety; // who may ask, what may be asked for, what a web page can reach
 mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once
+mod trackers; // what trackers are asked: announces, scrapes, how many at once

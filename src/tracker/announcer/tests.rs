@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::torrent::bencode::Encoder;
+use crate::tracker::announce;
 
 fn tiers(tiers: &[&[&str]]) -> Vec<Vec<String>> {
     let owned = |tier: &&[&str]| tier.iter().map(|url| (*url).to_owned()).collect();
@@ -21,10 +22,19 @@ fn announcer(list: &[&[&str]]) -> Announcer {
 fn announces(announcer: &mut Announcer) -> Vec<(u64, String)> {
     std::iter::from_fn(|| announcer.poll_output())
         .filter_map(|output| match output {
-            Output::Announce { id, url, .. } | Output::Call { id, url, .. } => Some((id, url)),
+            Output::Ask { id, ask, .. } => match ask {
+                Ask::HttpAnnounce(url) | Ask::Udp { url, .. } => Some((id, url)),
+                Ask::HttpScrape(..) => panic!("nobody asked for a scrape"),
+            },
             Output::Peers(_) => None,
         })
         .collect()
+}
+
+/// What an HTTP tracker answered.
+fn reply(it: &mut Announcer, now: Time, id: u64, body: Result<&[u8], TrackerFailed>) {
+    let reply = body.and_then(http::parse_reply);
+    it.handle_answer(now, id, reply.map(Answer::Announced));
 }
 
 /// The one announce that came out.
@@ -47,11 +57,18 @@ fn event(url: &str) -> Option<String> {
 }
 
 fn answer(interval: i64, min: i64) -> Vec<u8> {
+    silent(interval, min)
+        .int(b"complete", 1)
+        .int(b"incomplete", 2)
+        .finish()
+}
+
+/// An answer that says nothing of how many there are.
+fn silent(interval: i64, min: i64) -> Encoder<'static> {
     Encoder::new()
         .int(b"interval", interval)
         .int(b"min interval", min)
         .bytes(b"peers", &b"\x01\x02\x03\x04\x1a\xe1"[..])
-        .finish()
 }
 
 fn failed() -> Result<&'static [u8], TrackerFailed> {
@@ -74,7 +91,7 @@ fn all_tiers_start_in_parallel_and_say_what_is_left() {
         assert_eq!(event(url).as_deref(), Some("started"));
     }
     assert_eq!(host(&all[0].1), "a");
-    it.handle_reply(at(1), all[0].0, Ok(&answer(900, 60)));
+    reply(&mut it, at(1), all[0].0, Ok(&answer(900, 60)));
     let peers = it.poll_output();
     assert_eq!(
         peers,
@@ -88,8 +105,14 @@ fn udp_trackers_take_turns_with_the_others() {
     let mut it = announcer(&[&["UDP://d:1/a?k=2"], &["wss://e/"]]);
     it.handle_timeout(Time::ZERO);
     let call = it.poll_output();
-    let Some(Output::Call {
-        id, said, heard, ..
+    let Some(Output::Ask {
+        id,
+        ask:
+            Ask::Udp {
+                question: Question::Announce { said, heard },
+                ..
+            },
+        ..
     }) = call
     else {
         panic!("{call:?}");
@@ -97,7 +120,7 @@ fn udp_trackers_take_turns_with_the_others() {
     assert_eq!((said.left, said.event), (3, Event::Started));
     assert_eq!(heard, "/a?k=2");
     let peers = vec!["1.2.3.4:6881".parse().unwrap()];
-    let reply = Reply {
+    let reply = announce::Reply {
         interval: Duration::from_secs(900),
         min_interval: None,
         peers: peers.clone(),
@@ -106,7 +129,7 @@ fn udp_trackers_take_turns_with_the_others() {
         tracker_id: None,
         warning: None,
     };
-    it.handle_answer(at(1), id, Ok(reply));
+    it.handle_answer(at(1), id, Ok(Answer::Announced(reply)));
     assert_eq!(it.poll_output(), Some(Output::Peers(peers)));
     assert_eq!(it.next_timeout(), at(901));
     it.handle_timeout(at(901));
@@ -115,8 +138,18 @@ fn udp_trackers_take_turns_with_the_others() {
     assert_eq!(it.status()[0].state, State::Failed("silence".to_owned()));
     it.stop(at(903));
     let said = it.poll_output();
-    let stopped = matches!(&said, Some(Output::Call { said, .. }) if said.event == Event::Stopped);
-    assert!(stopped, "{said:?}");
+    let Some(Output::Ask {
+        ask:
+            Ask::Udp {
+                question: Question::Announce { said, .. },
+                ..
+            },
+        ..
+    }) = said
+    else {
+        panic!("{said:?}");
+    };
+    assert_eq!(said.event, Event::Stopped);
 }
 
 #[test]
@@ -127,11 +160,11 @@ fn a_tier_is_tried_in_turn_and_success_moves_to_the_front() {
     for _ in 0..2 {
         let (id, url) = one(&mut it);
         tried.push(host(&url));
-        it.handle_reply(at(1), id, failed());
+        reply(&mut it, at(1), id, failed());
     }
     let (id, url) = one(&mut it);
     tried.push(host(&url));
-    it.handle_reply(at(1), id, Ok(&answer(900, 60)));
+    reply(&mut it, at(1), id, Ok(&answer(900, 60)));
     let order: Vec<_> = it.status().iter().map(|view| host(&view.url)).collect();
     assert_eq!(
         order,
@@ -179,7 +212,7 @@ fn back_off_doubles_to_half_an_hour() {
         it.handle_timeout(now);
         let (id, url) = one(&mut it);
         assert_eq!(event(&url).as_deref(), Some("started"));
-        it.handle_reply(now, id, failed());
+        reply(&mut it, now, id, failed());
         let wait = it.next_timeout().since(now).as_secs_f64();
         let nominal = (15.0 * f64::from(1 << failure)).min(1800.0);
         assert!(
@@ -199,8 +232,14 @@ fn trackers_say_when_to_come_again_or_never() {
     let mut it = announcer(&[&["http://a/"], &["http://b/"]]);
     it.handle_timeout(Time::ZERO);
     let all = announces(&mut it);
-    it.handle_reply(at(0), all[0].0, Ok(b"d14:failure reason1:x8:retry ini5ee"));
-    it.handle_reply(
+    reply(
+        &mut it,
+        at(0),
+        all[0].0,
+        Ok(b"d14:failure reason1:x8:retry ini5ee"),
+    );
+    reply(
+        &mut it,
         at(0),
         all[1].0,
         Ok(b"d14:failure reason4:gone8:retry in5:nevere"),
@@ -220,14 +259,14 @@ fn more_peers_wait_for_the_min_interval() {
         let mut it = announcer(&[&["http://a/"]]);
         it.handle_timeout(Time::ZERO);
         let (id, _) = one(&mut it);
-        it.handle_reply(Time::ZERO, id, Ok(&answer(1800, min)));
+        reply(&mut it, Time::ZERO, id, Ok(&answer(1800, min)));
         it.more_peers(at(10));
         assert!(announces(&mut it).is_empty());
         assert_eq!(it.next_timeout(), at(first));
         it.handle_timeout(at(first));
         let (id, url) = one(&mut it);
         assert_eq!(event(&url), None);
-        it.handle_reply(at(first), id, Ok(&answer(1800, min)));
+        reply(&mut it, at(first), id, Ok(&answer(1800, min)));
         assert_eq!(it.next_timeout(), at(first + 1800));
         it.more_peers(at(first + 500));
         one(&mut it);
@@ -239,8 +278,8 @@ fn completed_is_told_once_to_those_who_know_us() {
     let mut it = announcer(&[&["http://a/"], &["http://b/"], &["http://c/"]]);
     it.handle_timeout(Time::ZERO);
     let all = announces(&mut it);
-    it.handle_reply(at(1), all[0].0, Ok(&answer(1800, 60)));
-    it.handle_reply(at(1), all[1].0, failed());
+    reply(&mut it, at(1), all[0].0, Ok(&answer(1800, 60)));
+    reply(&mut it, at(1), all[1].0, failed());
     it.totals(0, 10, 0);
     it.completed(at(2));
     let (id, url) = one(&mut it);
@@ -249,10 +288,10 @@ fn completed_is_told_once_to_those_who_know_us() {
         ("a".to_owned(), Some("completed"))
     );
     assert!(url.contains("&left=0&"));
-    it.handle_reply(at(3), id, Ok(&answer(1800, 60)));
+    reply(&mut it, at(3), id, Ok(&answer(1800, 60)));
     assert!(announces(&mut it).is_empty());
     // c's `started` was under way with the old `left`: it hears of the end when it answers.
-    it.handle_reply(at(4), all[2].0, Ok(&answer(1800, 60)));
+    reply(&mut it, at(4), all[2].0, Ok(&answer(1800, 60)));
     let (_, url) = one(&mut it);
     assert_eq!(
         (host(&url), event(&url).as_deref()),
@@ -275,12 +314,17 @@ fn stop_tells_those_who_know_us_and_is_bounded() {
         &["http://b/"],
         &["http://c/"],
         &["http://d/"],
+        &["http://e/"],
     ]);
     it.handle_timeout(Time::ZERO);
     let all = announces(&mut it);
-    it.handle_reply(at(1), all[0].0, Ok(&answer(1800, 60)));
-    it.handle_reply(at(1), all[1].0, failed());
-    it.handle_reply(at(1), all[3].0, Ok(&answer(1800, 60)));
+    // The last one waits, and so has heard nothing.
+    for (id, _) in &all[..4] {
+        assert!(it.handle_begun(Time::ZERO, *id));
+    }
+    reply(&mut it, at(1), all[0].0, Ok(&answer(1800, 60)));
+    reply(&mut it, at(1), all[1].0, failed());
+    reply(&mut it, at(1), all[3].0, Ok(&answer(1800, 60)));
     while it.poll_output().is_some() {}
     it.stop(at(2));
     it.stop(at(2));
@@ -292,9 +336,9 @@ fn stop_tells_those_who_know_us_and_is_bounded() {
         assert!(url.contains("&numwant=0&"));
     }
     // The answer to c's `started` comes too late to matter.
-    it.handle_reply(at(3), all[2].0, Ok(&answer(1800, 60)));
-    it.handle_reply(at(3), told[0].0, Ok(&answer(1800, 60)));
-    it.handle_reply(at(3), told[1].0, failed());
+    reply(&mut it, at(3), all[2].0, Ok(&answer(1800, 60)));
+    reply(&mut it, at(3), told[0].0, Ok(&answer(1800, 60)));
+    reply(&mut it, at(3), told[1].0, failed());
     assert!(!it.stopped());
     assert_eq!(it.next_timeout(), at(7));
     it.handle_timeout(at(7));
@@ -302,7 +346,7 @@ fn stop_tells_those_who_know_us_and_is_bounded() {
     assert_eq!(it.next_timeout(), Time::NEVER);
     it.more_peers(at(8));
     it.completed(at(8));
-    it.add_trackers(at(8), vec!["http://e/".to_owned()]);
+    it.add_trackers(at(8), vec!["http://f/".to_owned()]);
     it.handle_timeout(at(9));
     assert_eq!(it.poll_output(), None);
 }
@@ -329,11 +373,91 @@ fn an_answer_that_never_comes_counts_as_failure() {
     let mut it = announcer(&[&["http://a/"]]);
     it.handle_timeout(Time::ZERO);
     let (id, _) = one(&mut it);
-    assert_eq!(it.next_timeout(), at(35));
-    it.handle_timeout(at(35));
+    // It waits until others are done, however long that takes.
+    assert_eq!(it.next_timeout(), Time::NEVER);
+    assert!(it.handle_begun(at(100), id) && it.handle_begun(at(101), id));
+    assert_eq!(it.next_timeout(), at(135));
+    it.handle_timeout(at(134));
+    assert_eq!(it.status()[0].state, State::Announcing);
+    it.handle_timeout(at(135));
     assert!(matches!(it.status()[0].state, State::Failed(_)));
-    it.handle_reply(at(36), id, Ok(&answer(900, 60)));
+    assert!(!it.handle_begun(at(136), id), "nobody waits for it");
+    reply(&mut it, at(136), id, Ok(&answer(900, 60)));
     assert!(matches!(it.status()[0].state, State::Failed(_)));
+}
+
+/// The scrape that came out, if one did.
+fn scrape(it: &mut Announcer) -> Option<(u64, String)> {
+    std::iter::from_fn(|| it.poll_output()).find_map(|output| match output {
+        Output::Ask {
+            id,
+            ask: Ask::HttpScrape(url, _),
+            deadline,
+        } => {
+            assert_eq!(deadline, SCRAPE_TIMEOUT);
+            Some((id, url))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn who_tells_no_counts_is_scraped_once_an_interval() {
+    let mut it = announcer(&[&["http://a/announce"]]);
+    it.handle_timeout(Time::ZERO);
+    let (id, _) = one(&mut it);
+    reply(&mut it, at(1), id, Ok(&silent(900, 60).finish()));
+    let (id, url) = scrape(&mut it).expect("it said nothing");
+    assert!(url.starts_with("http://a/scrape?info_hash=%07%07"), "{url}");
+    let counts = Counts {
+        seeders: 3,
+        leechers: 4,
+    };
+    it.handle_answer(at(2), id, Ok(Answer::Scraped(counts)));
+    assert_eq!(it.status()[0].counts, Some(counts));
+    assert_eq!(it.status()[0].state, State::Working(None));
+    assert_eq!(it.next_timeout(), at(901));
+    // More peers are asked for before that, and no second scrape.
+    it.more_peers(at(61));
+    let (id, _) = one(&mut it);
+    reply(&mut it, at(62), id, Ok(&silent(900, 60).finish()));
+    assert_eq!(scrape(&mut it), None);
+    assert_eq!(it.status()[0].counts, Some(counts), "better than nothing");
+    it.handle_timeout(at(962));
+    let (id, _) = one(&mut it);
+    reply(&mut it, at(963), id, Ok(&silent(900, 60).finish()));
+    let (id, _) = scrape(&mut it).expect("the interval is over");
+    // That it fails changes nothing.
+    it.handle_answer(at(964), id, Err(TrackerFailed::new("no")));
+    assert_eq!(it.status()[0].state, State::Working(None));
+    assert_eq!(it.next_timeout(), at(963 + 900));
+    // The end is told also while one is on its way.
+    it.handle_timeout(at(963 + 900));
+    let (id, _) = one(&mut it);
+    reply(&mut it, at(1864), id, Ok(&silent(900, 60).finish()));
+    assert!(scrape(&mut it).is_some());
+    it.stop(at(1865));
+    assert_eq!(event(&one(&mut it).1).as_deref(), Some("stopped"));
+}
+
+#[test]
+fn counts_are_believed_unless_peers_contradict_them() {
+    for (peers, seeders, scraped) in [(1, 1, false), (1, 0, true), (0, 0, false)] {
+        let mut it = announcer(&[&["http://a/announce"]]);
+        it.handle_timeout(Time::ZERO);
+        let (id, _) = one(&mut it);
+        let said = Encoder::new()
+            .int(b"complete", seeders)
+            .int(b"incomplete", 0);
+        let said = said.bytes(b"peers", [7; 6].repeat(peers));
+        reply(&mut it, at(1), id, Ok(&said.finish()));
+        assert_eq!(scrape(&mut it).is_some(), scraped);
+    }
+    let mut it = announcer(&[&["http://a/ann"]]);
+    it.handle_timeout(Time::ZERO);
+    let (id, _) = one(&mut it);
+    reply(&mut it, at(1), id, Ok(&silent(900, 60).finish()));
+    assert_eq!(scrape(&mut it), None, "it cannot be");
 }
 
 #[test]
@@ -356,10 +480,13 @@ fn many_tiers_take_turns() {
     let mut flying = announces(&mut it);
     let mut asked = flying.len();
     assert_eq!(asked, FLIGHTS_MAX);
+    for (id, _) in &flying {
+        it.handle_begun(Time::ZERO, *id);
+    }
     // Those that wait their turn are no reason to wake.
     assert_eq!(it.next_timeout(), at(35));
     while let Some((id, _)) = flying.pop() {
-        it.handle_reply(at(1), id, failed());
+        reply(&mut it, at(1), id, failed());
         let more = announces(&mut it);
         asked += more.len();
         flying.extend(more);
@@ -394,17 +521,18 @@ proptest! {
                         answered[tier] = now;
                         ever[tier] = true;
                     }
-                    it.handle_reply(now, id, Ok(&answer(100, 1)));
+                    reply(&mut it, now, id, Ok(&answer(100, 1)));
                 },
                 6 => if let Some((id, _)) = flying.pop() {
-                    it.handle_reply(now, id, failed());
+                    reply(&mut it, now, id, failed());
                 },
-                _ => it.handle_reply(now, wait, Ok(&[])),
+                _ => reply(&mut it, now, wait, Ok(&[])),
             }
             for (id, url) in announces(&mut it) {
                 let tier = usize::from(host(&url) == "c");
                 flying.retain(|(_, other)| *other != tier);
                 flying.push((id, tier));
+                it.handle_begun(now, id);
                 if event(&url).is_none() && ever[tier] {
                     prop_assert!(now.since(answered[tier]) >= ASK_AGAIN);
                 }

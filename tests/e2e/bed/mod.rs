@@ -5,6 +5,7 @@ pub mod chromium;
 pub mod film;
 pub mod http;
 pub mod libtorrent;
+pub mod mute;
 pub mod net;
 pub mod nginx;
 pub mod opentracker;
