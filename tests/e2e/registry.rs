@@ -10,10 +10,10 @@ use crate::bed::http::Reply;
 use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::nginx::Nginx;
 use crate::bed::opentracker::OpenTracker;
+use crate::bed::registrar::{Registrar, TOKEN};
 use crate::bed::registry::Registry;
 use crate::bed::scene::LIMIT;
 use crate::bed::stub::{Options, Stub, run, target};
-use crate::bed::tracker::{TOKEN, Tracker};
 use crate::bed::{Bed, wait_for, wait_until};
 
 const FILM_LEN: usize = 8 * 1024 * 1024 + 4321;
@@ -32,7 +32,7 @@ fn publish(bed: &Bed, nginx: &Nginx, tracker: &str, token: &str) -> Output {
 
 /// The registry's word on a video, once it is more than that the torrent is being made.
 #[track_caller]
-fn settled(tracker: &Tracker, video: &str) -> Reply {
+fn settled(tracker: &Registrar, video: &str) -> Reply {
     wait_for("the torrent to be made", LIMIT, || {
         let reply = tracker.metainfo(video);
         (reply.status != 202).then_some(reply)
@@ -50,7 +50,7 @@ fn a_published_film_is_found_by_the_tracker_alone() {
     let nginx = Nginx::start(&bed);
     fs::copy(CLIP, nginx.root().join("clip.mp4")).unwrap();
     let video = nginx.url("clip.mp4");
-    let tracker = Tracker::with_publisher(&bed, &nginx.addr().to_string());
+    let tracker = Registrar::with_publisher(&bed, &nginx.addr().to_string());
     assert_eq!(tracker.metainfo(&video).status, 404);
     let output = publish(&bed, &nginx, &tracker.url(), TOKEN);
     assert!(output.status.success(), "{output:?}");
@@ -87,7 +87,7 @@ fn a_token_that_is_none_is_refused_with_a_word_on_it() {
     let bed = Bed::new();
     let nginx = Nginx::start(&bed);
     fs::copy(CLIP, nginx.root().join("clip.mp4")).unwrap();
-    let tracker = Tracker::with_publisher(&bed, "other.example");
+    let tracker = Registrar::with_publisher(&bed, "other.example");
     for (token, word) in [
         (
             "somebody-else's-token-of-32-letters",
@@ -116,7 +116,7 @@ fn a_prefix_is_enough() {
     let nginx = Nginx::start(&bed);
     fs::copy(CLIP, nginx.root().join("clip.mp4")).unwrap();
     let video = nginx.url("clip.mp4");
-    let tracker = Tracker::start(&bed, &["--auto-publish", &nginx.addr().to_string()]);
+    let tracker = Registrar::start(&bed, &["--auto-publish", &nginx.addr().to_string()]);
     let target = target(&[&tracker.url()], &video);
     let first = Stub::start(&bed);
     assert_clip(&first.get_all(&target));
@@ -140,7 +140,7 @@ fn a_changed_film_is_never_served_under_the_old_hash() {
     let path = nginx.root().join("clip.mp4");
     fs::copy(CLIP, &path).unwrap();
     let video = nginx.url("clip.mp4");
-    let tracker = Tracker::start(&bed, &["--auto-publish", &nginx.addr().to_string()]);
+    let tracker = Registrar::start(&bed, &["--auto-publish", &nginx.addr().to_string()]);
     let old = settled(&tracker, &video);
     assert_eq!(old.status, 200);
     let changed = change(&path);

@@ -12,13 +12,13 @@ pub mod opentracker;
 pub mod origin;
 pub mod page;
 pub mod process;
+pub mod registrar;
 pub mod registry;
 pub mod scene;
 #[path = "../../../benches/serve/seeder.rs"]
 pub mod seeder;
 pub mod site;
 pub mod stub;
-pub mod tracker;
 pub mod transmission;
 
 use std::fs;

@@ -15,14 +15,14 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// One publisher's.
 pub const TOKEN: &str = "a-publisher's-token-of-32-letters";
 
-pub struct Tracker {
+pub struct Registrar {
     http: SocketAddr,
     dir: PathBuf,
     words: Vec<String>,
     process: Process,
 }
 
-impl Tracker {
+impl Registrar {
     /// `words` follow those that give it an address and a registry. It may fetch from loopback.
     pub fn start(bed: &Bed, words: &[&str]) -> Self {
         let http = loopback(free_port());
