@@ -91,11 +91,11 @@ impl Stats {
             );
         }
         let name = "bittube_tracker_calls_total";
-        let _ = write!(
+        let _ = writeln!(
             page,
-            "# HELP {name} Requests, by way and what became of them.\n"
+            "# HELP {name} Requests, by way and what became of them."
         );
-        let _ = write!(page, "# TYPE {name} counter\n");
+        let _ = writeln!(page, "# TYPE {name} counter");
         for (way, calls) in [("http", self.http), ("udp", self.udp)] {
             for (kind, count) in [
                 ("announce", calls.announces),
@@ -103,7 +103,7 @@ impl Stats {
                 ("malformed", calls.malformed),
                 ("refused", calls.refused),
             ] {
-                let _ = write!(page, "{name}{{way=\"{way}\",kind=\"{kind}\"}} {count}\n");
+                let _ = writeln!(page, "{name}{{way=\"{way}\",kind=\"{kind}\"}} {count}");
             }
         }
         for (name, help, value) in self.counters() {
@@ -119,7 +119,7 @@ impl Stats {
     pub fn page(&self) -> String {
         let mut page = String::from(PAGE_HEAD);
         let mut row = |name: &str, value: String| {
-            let _ = write!(page, "<tr><th>{name}</th><td>{value}</td></tr>\n");
+            let _ = writeln!(page, "<tr><th>{name}</th><td>{value}</td></tr>");
         };
         let uptime = self.uptime_s;
         let (days, hours, minutes) = (uptime / 86400, uptime / 3600 % 24, uptime / 60 % 60);
@@ -141,7 +141,7 @@ impl Stats {
         }
         let listed = self
             .allowed
-            .map_or("all".into(), |count| format!("{count}, listed"));
+            .map_or_else(|| "all".into(), |count| format!("{count}, listed"));
         row("torrents allowed", listed);
         page.push_str("</table>\n");
         page
@@ -226,8 +226,7 @@ impl Stats {
 
 const PAGE_HEAD: &str = "<!doctype html>\n<meta charset=\"utf-8\">\n\
     <meta http-equiv=\"refresh\" content=\"10\">\n<title>BitTube tracker</title>\n\
-    <style>body{font:16px sans-serif;margin:2em}th{text-align:left;font-weight:normal;\
-    padding-right:2em}td{text-align:right}</style>\n<h1>BitTube tracker</h1>\n<table>\n";
+    <h1>BitTube tracker</h1>\n<table>\n";
 
 #[cfg(test)]
 mod tests {

@@ -168,6 +168,11 @@ impl Table {
         self.totals
     }
 
+    /// How many info-hashes are allowed; `None`: all.
+    pub fn allowed(&self) -> Option<usize> {
+        self.allow.listed()
+    }
+
     /// From now on; swarms that are not allowed any more go with the next sweep.
     pub fn set_allow(&mut self, allow: Arc<Allow>) {
         self.allow = allow;
