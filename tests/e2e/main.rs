@@ -23,3 +23,4 @@ mod players; // Chromium, ffmpeg, curl; paused and idle ones
 mod ranges; // HTTP held against nginx, generated headers
 mod safety; // who may ask, what may be asked for, what a web page can reach
 mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once
+mod tracker; // bittube tracker: clients that meet by it, restarts, malformed announces

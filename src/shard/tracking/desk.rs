@@ -150,14 +150,14 @@ impl Desk {
 
     pub fn announce_here(&self, asked: &Asked) -> Result<Told, Refused> {
         let mut told = Told::default();
-        self.announce_into(asked, &mut told)?;
+        self.announce_into(runtime::now(), asked, &mut told)?;
         Ok(told)
     }
 
-    pub fn announce_into(&self, asked: &Asked, told: &mut Told) -> Result<(), Refused> {
+    pub fn announce_into(&self, now: Time, asked: &Asked, told: &mut Told) -> Result<(), Refused> {
         self.handled.set(self.handled.get() + 1);
         let mut table = self.table.borrow_mut();
-        table.handle_announce(runtime::now(), asked, told)
+        table.handle_announce(now, asked, told)
     }
 
     /// What is known of swarms wherever they are, in the order asked; `None` if a shard does not

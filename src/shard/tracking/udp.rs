@@ -15,6 +15,7 @@ use crate::tracker::server::table::Told;
 use crate::tracker::server::udp;
 use crate::tracker::server::udp::Heard;
 use crate::units::InfoHash;
+use crate::units::Time;
 
 /// After a socket's error, which is the machine's: none is the sender's.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -22,6 +23,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What answers are made with, used again and again.
 #[derive(Default)]
 pub struct Post {
+    /// Of the batch.
+    now: Time,
     outgoing: Outgoing,
     told: Told,
     datagram: Vec<u8>,
@@ -37,6 +40,7 @@ pub async fn listen(desk: Rc<Desk>, door: usize) {
             runtime::sleep(PAUSE).await;
             continue;
         }
+        post.now = runtime::now();
         for (from, bytes) in incoming.iter() {
             hear(&desk, door, from, bytes, &mut post, &mut handed);
         }
@@ -51,6 +55,7 @@ pub async fn listen(desk: Rc<Desk>, door: usize) {
 
 /// Answers what came at other shards.
 pub fn answer_handed(desk: &Desk, door: usize, handed: &[Handed], post: &mut Post) {
+    post.now = runtime::now();
     for one in handed {
         post.announce(desk, door, one.to, one.transaction, &one.asked);
     }
@@ -65,8 +70,7 @@ fn hear(
     post: &mut Post,
     handed: &mut [Vec<Handed>],
 ) {
-    let (now, keys) = (runtime::now(), &desk.shared.keys);
-    let heard = udp::read(now, keys, from, bytes, &mut post.datagram);
+    let heard = udp::read(post.now, &desk.shared.keys, from, bytes, &mut post.datagram);
     let mut counted = desk.counted.borrow_mut();
     match heard {
         Heard::Noise => counted.udp_noise += 1,
@@ -152,7 +156,7 @@ impl Post {
         transaction: u32,
         asked: &Asked,
     ) {
-        match desk.announce_into(asked, &mut self.told) {
+        match desk.announce_into(self.now, asked, &mut self.told) {
             Ok(()) => {
                 let interval = desk.shared.limits.interval;
                 let is_v6 = asked.peer.is_ipv6();

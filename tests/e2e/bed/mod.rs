@@ -11,10 +11,12 @@ pub mod opentracker;
 pub mod origin;
 pub mod page;
 pub mod process;
+pub mod rqbit;
 pub mod scene;
 #[path = "../../../benches/serve/seeder.rs"]
 pub mod seeder;
 pub mod stub;
+pub mod tracker;
 pub mod transmission;
 
 use std::fs;
