@@ -9,6 +9,7 @@ mod directories;
 pub mod registry;
 mod size;
 mod span;
+mod tracker;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,6 +24,7 @@ use url::Url;
 pub use crate::config::directories::Directories;
 pub use crate::config::size::{BadSize, StoreLimit};
 pub use crate::config::span::{BadSpan, Span};
+pub use crate::config::tracker::{TrackerConfig, TrackerOptions};
 use crate::units::OriginPolicy;
 use crate::units::lab::Lab;
 
@@ -224,6 +226,10 @@ pub struct Options {
         require_equals = true, default_missing_value = "true",
         value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub log_json: Option<bool>,
+
+    /// In the file a table of its own, `[tracker]`; on the command line the command's.
+    #[arg(skip)]
+    pub tracker: TrackerOptions,
 }
 
 /// Whose pages may ask (R12).
@@ -340,6 +346,7 @@ impl Options {
             public: self.public.or(under.public),
             log: self.log.or(under.log),
             log_json: self.log_json.or(under.log_json),
+            tracker: self.tracker.over(under.tracker),
         }
     }
 }
@@ -347,10 +354,7 @@ impl Options {
 impl Config {
     pub fn new(options: Options, machine: &Machine) -> Result<Self, BadConfig> {
         let Directories { state, cache, .. } = &machine.directories;
-        let log = options.log.unwrap_or_else(|| LOG_DEFAULT.to_owned());
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log) {
-            return Err(refused(format!("--log {log:?}: {error}")));
-        }
+        let log = log_filter(options.log)?;
         let listen_is_default = options.listen.is_empty();
         let config = Self {
             listen: filled(options.listen, loopback(STUB_PORT).to_vec()),
@@ -453,6 +457,14 @@ impl Machine {
             nofile: limit.current.unwrap_or(u64::MAX),
             directories: Directories::here()?,
         })
+    }
+}
+
+fn log_filter(typed: Option<String>) -> Result<String, BadConfig> {
+    let log = typed.unwrap_or_else(|| LOG_DEFAULT.to_owned());
+    match tracing_subscriber::EnvFilter::try_new(&log) {
+        Ok(_) => Ok(log),
+        Err(error) => Err(refused(format!("--log {log:?}: {error}"))),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which addresses and ports may be connected to (R4, R19, R20, R22, R44).
 
+pub mod network;
+
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;

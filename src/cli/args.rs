@@ -8,12 +8,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command as Parser, CommandFactory, FromArgMatches};
 use url::Url;
 
-use crate::config::{BadConfig, Config, Machine, Options, exit};
+use crate::config::{BadConfig, Config, Machine, Options, TrackerConfig, TrackerOptions, exit};
 
 /// BitTube plays web video over plain HTTP from a BitTorrent swarm.
 ///
@@ -45,6 +46,29 @@ pub struct Given {
 
     #[command(flatten)]
     options: Options,
+}
+
+/// What a tracker takes. In the configuration file its options are a table of their own, and in
+/// the environment they begin with `BITTUBE_TRACKER_`: a stub may run beside it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TrackerGiven {
+    /// Read options from FILE, where they are in the table [tracker] [default: bittube/config.toml
+    /// in the user's configuration directory]
+    #[arg(long, value_name = "FILE", env = "BITTUBE_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: TrackerOptions,
+
+    /// What is logged, such as debug or bittube::tracker=trace,warn [default: info]
+    #[arg(long, value_name = "FILTER", env = "BITTUBE_LOG")]
+    log: Option<String>,
+
+    /// Log as JSON, one object a line
+    #[arg(long, env = "BITTUBE_LOG_JSON", value_name = "BOOL", num_args = 0..=1,
+        require_equals = true, default_missing_value = "true",
+        value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    log_json: Option<bool>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -126,6 +150,12 @@ pub enum Command {
 
         #[command(flatten)]
         given: Given,
+    },
+
+    /// Run a tracker, by HTTP and UDP, which tells viewers of each other
+    Tracker {
+        #[command(flatten)]
+        given: TrackerGiven,
     },
 
     /// Tell what the running stub does
@@ -212,6 +242,20 @@ impl Given {
     }
 }
 
+impl TrackerGiven {
+    /// With the configuration file and the machine taken into account.
+    pub fn config(self, machine: &Machine) -> Result<TrackerConfig, BadConfig> {
+        let file = Options::read(self.config.as_deref(), &machine.directories)?;
+        let typed = Options {
+            tracker: self.options,
+            log: self.log,
+            log_json: self.log_json,
+            ..Options::default()
+        };
+        TrackerConfig::new(typed.over(file), machine)
+    }
+}
+
 /// The derived parser, in which commands do not show what they do not heed.
 fn parser() -> Parser {
     let hide = |command: Parser, shown: &[&str]| {
@@ -222,9 +266,11 @@ fn parser() -> Parser {
         })
     };
     let parser = Args::command().mut_args(|arg| arg.hide_env(true));
-    let parser = parser.mut_subcommand("serve", |command| {
-        command.mut_args(|arg| arg.hide_env(true))
-    });
+    let parser = ["serve", "tracker"]
+        .into_iter()
+        .fold(parser, |parser, name| {
+            parser.mut_subcommand(name, |command| command.mut_args(|arg| arg.hide_env(true)))
+        });
     SHOWN.iter().fold(parser, |parser, (name, shown)| {
         let shown = [shown, SHOWN_ALWAYS.as_slice()].concat();
         parser.mut_subcommand(name, |command| hide(command, &shown))
@@ -383,6 +429,39 @@ mod tests {
             parse(line),
             Ok(Command::Publish { watch: true, .. })
         ));
+    }
+
+    #[test]
+    fn tracker_takes_its_own_options() {
+        let line =
+            "tracker --http 127.0.0.1:1 --udp [::1]:2 --interval 15m --trust-proxy 10.0.0.0/8";
+        let Command::Tracker { given } = parse(line).unwrap() else {
+            panic!("tracker");
+        };
+        assert_eq!(given.options.http, ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(given.options.udp, ["[::1]:2".parse().unwrap()]);
+        assert_eq!(given.options.trust_proxy, ["10.0.0.0/8".parse().unwrap()]);
+        for line in [
+            "tracker --listen 127.0.0.1:1",
+            "tracker --interval 15",
+            "tracker --http 80",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        let help = parse("tracker --help").unwrap_err().to_string();
+        assert!(help.contains("--allow") && !help.contains("[env"), "{help}");
+        for arg in <TrackerGiven as clap::Args>::augment_args(Parser::new("")).get_arguments() {
+            let long = arg.get_long().unwrap();
+            let common = ["config", "log", "log-json"].contains(&long);
+            let prefix = if common {
+                "BITTUBE_"
+            } else {
+                "BITTUBE_TRACKER_"
+            };
+            let variable = format!("{prefix}{}", long.replace('-', "_").to_ascii_uppercase());
+            assert_eq!(arg.get_env().unwrap(), variable.as_str());
+            assert!(arg.get_help().is_some(), "{long}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod seed;
 pub mod serve;
 pub mod status;
 pub mod token;
+pub mod tracker;
 
 use std::path::PathBuf;
 
@@ -20,10 +21,13 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::args::Args;
 use crate::cli::args::Command;
 use crate::cli::args::Given;
+use crate::cli::args::TrackerGiven;
 use crate::cli::publish::register::Registrar;
 use crate::cli::serve::Doors;
+use crate::config::BadConfig;
 use crate::config::Config;
 use crate::config::Machine;
+use crate::config::TrackerConfig;
 use crate::config::exit;
 use crate::ring::runtime;
 
@@ -113,6 +117,7 @@ fn run(command: Command) -> Result<(), Failed> {
             };
             publish::run(order, &config)
         }
+        Command::Tracker { given } => tracker::run(&configure_tracker(given)?),
         Command::Status { json, given } => {
             let config = configure(given)?;
             let token = token::load(&config.token_file);
@@ -135,20 +140,35 @@ fn run(command: Command) -> Result<(), Failed> {
 }
 
 fn configure(given: Given) -> Result<Config, Failed> {
-    let bad = |error: crate::config::BadConfig| Failed::new(error.exit_code(), error);
-    let machine = Machine::here().map_err(bad)?;
-    let config = given.config(&machine).map_err(bad)?;
-    let filter = EnvFilter::try_new(&config.log)
+    let machine = Machine::here().map_err(bad_config)?;
+    let config = given.config(&machine).map_err(bad_config)?;
+    start_log(&config.log, config.log_json)?;
+    Ok(config)
+}
+
+fn configure_tracker(given: TrackerGiven) -> Result<TrackerConfig, Failed> {
+    let machine = Machine::here().map_err(bad_config)?;
+    let config = given.config(&machine).map_err(bad_config)?;
+    start_log(&config.log, config.log_json)?;
+    Ok(config)
+}
+
+fn bad_config(error: BadConfig) -> Failed {
+    Failed::new(error.exit_code(), error)
+}
+
+fn start_log(filter: &str, json: bool) -> Result<(), Failed> {
+    let filter = EnvFilter::try_new(filter)
         .map_err(|error| Failed::new(exit::USAGE, anyhow::anyhow!("--log: {error}")))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if config.log_json {
+    if json {
         logs.json().init();
     } else {
         logs.init();
     }
-    Ok(config)
+    Ok(())
 }
 
 /// Through a stub that runs on the same store, else by an engine of its own.

@@ -3,6 +3,7 @@
 mod blocking;
 pub mod buffers;
 pub mod datagram;
+pub mod datagrams;
 mod direct;
 pub mod listener;
 pub mod mailbox;

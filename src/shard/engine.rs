@@ -308,7 +308,7 @@ impl Shared {
 }
 
 /// The machine has no such address, which is not the same as a taken port.
-fn is_absent(error: &std::io::Error) -> bool {
+pub(in crate::shard) fn is_absent(error: &std::io::Error) -> bool {
     let errno = error.raw_os_error();
     errno == Some(libc::EADDRNOTAVAIL) || errno == Some(libc::EAFNOSUPPORT)
 }

@@ -33,6 +33,7 @@ pub mod sources;
 pub mod stub;
 pub mod tally;
 pub mod tracker;
+pub mod tracking;
 
 use std::cell::Cell;
 use std::cell::RefCell;

@@ -14,11 +14,13 @@ pub mod page;
 pub mod process;
 pub mod registrar;
 pub mod registry;
+pub mod rqbit;
 pub mod scene;
 #[path = "../../../benches/serve/seeder.rs"]
 pub mod seeder;
 pub mod site;
 pub mod stub;
+pub mod tracker;
 pub mod transmission;
 
 use std::fs;

@@ -1,0 +1,1 @@
+//! Real clients find each other by the tracker.
