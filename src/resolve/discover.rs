@@ -115,9 +115,10 @@ pub struct Found {
     pub peers: Vec<String>,
 }
 
-/// One address's search. For a video the trackers' registries are asked and `<video>.torrent` is
-/// fetched beside the origin's first answer, but they wait for it: a `describedby` link there goes
-/// first, and length and version must fit.
+/// One address's search. For a video `<video>.torrent` is fetched beside the origin's first answer,
+/// but waits for it: a `describedby` link there goes first, and length and version must fit. The
+/// trackers' registries are asked once it has come, so that no dead name of theirs is looked up
+/// before the origin's; they go before `<video>.torrent`.
 #[derive(Debug)]
 pub struct Discover {
     ask: Ask,
@@ -187,7 +188,6 @@ impl Discover {
             done: false,
         };
         if matches!(discover.ask, Ask::Video { .. }) {
-            discover.ask_registries(now);
             discover.ask_sidecar(now);
         } else {
             discover.advance(now);
@@ -204,10 +204,8 @@ impl Discover {
                 metainfo,
                 validator,
             });
-            if !self.gets.is_empty() {
-                self.gets.clear();
+            if self.gets.pop_front().is_some() {
                 self.flights.clear();
-                self.registries.reset();
                 self.sidecar = Sidecar::Unasked;
             }
         }
@@ -292,9 +290,9 @@ impl Discover {
             return;
         }
         self.registries.handle_timeout(now);
-        self.ask_registries(now);
-        let step_over = !self.late && now >= self.deadline;
+        let step_over = now >= self.deadline;
         if step_over {
+            self.deadline = Time::NEVER;
             if self.origin.is_awaited() {
                 self.origin = Origin::Failed;
             }
@@ -315,12 +313,10 @@ impl Discover {
     }
 
     pub fn next_timeout(&self, now: Time) -> Time {
-        let registries = self.registries.next_timeout(now);
-        match (self.done, self.late) {
-            (true, _) => Time::NEVER,
-            (false, true) => registries,
-            (false, false) => registries.min(self.deadline),
+        if self.done {
+            return Time::NEVER;
         }
+        self.registries.next_timeout(now).min(self.deadline)
     }
 
     pub fn poll_output(&mut self) -> Option<Get> {
@@ -388,6 +384,7 @@ impl Discover {
             Ask::Video { .. } if self.registries.are_making() => {
                 if !self.late {
                     self.late = true;
+                    self.deadline = Time::NEVER;
                     self.outcome = Some(Outcome::Passthrough);
                 }
                 return;

@@ -15,7 +15,7 @@ pub const REGISTRIES_MAX: usize = 4;
 /// One that has not answered by then has no torrent.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// So long a registry goes before the torrent that lies beside the video.
-const PRECEDENCE: Duration = Duration::from_secs(1);
+const PRECEDENCE: Duration = Duration::from_millis(300);
 /// Between two questions to one that is making the torrent; by a second more each time.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -98,15 +98,6 @@ impl Registries {
             given: Vec::new(),
             precedence: Time::NEVER,
             give_up: Time::NEVER,
-        }
-    }
-
-    /// As if none had been asked.
-    pub fn reset(&mut self) {
-        self.given.clear();
-        (self.precedence, self.give_up) = (Time::NEVER, Time::NEVER);
-        for place in &mut self.places {
-            (place.state, place.asked) = (State::Unasked, 0);
         }
     }
 

@@ -147,13 +147,13 @@ fn is_loopback(place: &Url) -> bool {
 fn refused(place: &Url, error: &OriginFailed) -> Failed {
     let base = base(place);
     let (code, why) = match error.status {
-        Some(400) => (exit::DATA, "does not take the video's address"),
         Some(401) => (exit::NO_PERMISSION, "does not know the token"),
         Some(403) => (
             exit::NO_PERMISSION,
             "knows the token, but not for the host of the video",
         ),
-        Some(404 | 405 | 501) => (exit::UNAVAILABLE, "keeps no registry"),
+        // Some trackers call what they do not know a bad request.
+        Some(400 | 404 | 405 | 501) => (exit::UNAVAILABLE, "keeps no registry"),
         Some(413) => (exit::DATA, "finds the torrent too long"),
         Some(422) => (
             exit::DATA,
@@ -189,7 +189,7 @@ mod tests {
     fn each_refusal_says_what_is_wrong() {
         let place = url("https://t.example:8/metainfo?url=x");
         let mut seen = std::collections::BTreeSet::new();
-        for status in [400, 401, 403, 404, 413, 422, 507] {
+        for status in [401, 403, 404, 413, 422, 507] {
             let error = OriginFailed::lasting(format!("answered {status}")).with_status(status);
             let text = format!("{:#}", refused(&place, &error).why);
             assert!(text.contains("https://t.example:8 "), "{text}");

@@ -278,13 +278,14 @@ fn what_the_store_recalls_spares_the_fetch() {
     }
 }
 
-/// The origin has answered, and what lies beside the video is not there.
+/// The origin has answered, and what lies beside the video is not there: the registries of these
+/// trackers are asked, under the numbers from 1 on.
 fn asked_at(trackers: &[&str]) -> Discover {
     let mut it = Discover::new(Time::ZERO, ask_by(trackers));
-    let beside = gets(&mut it);
-    assert_eq!(beside.last().unwrap().1, SIDECAR);
+    assert_eq!(gets(&mut it), [(0, SIDECAR.to_owned())]);
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
-    it.handle_body(Time::ZERO, beside.last().unwrap().0, lost(404));
+    it.handle_body(Time::ZERO, 0, lost(404));
+    assert_eq!(gets(&mut it).len(), trackers.len());
     it
 }
 
@@ -297,38 +298,43 @@ fn of_version(etag: &str) -> Result<Body, Unfound> {
 }
 
 #[test]
-fn registries_are_asked_beside_the_origin_and_go_before_the_sidecar() {
+fn registries_are_asked_after_the_origin_and_go_before_the_sidecar() {
     let trackers = ["http://a.example/announce", "udp://b.example:7/x"];
     let mut it = Discover::new(Time::ZERO, ask_by(&trackers));
-    let (a, b) = (at("a.example"), at("b.example:7"));
-    assert_eq!(gets(&mut it), [(0, a), (1, b), (2, SIDECAR.to_owned())]);
-    it.handle_body(Time::ZERO, 2, came(&film(50_000)));
+    assert_eq!(gets(&mut it), [(0, SIDECAR.to_owned())]);
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+    let (a, b) = (at("a.example"), at("b.example:7"));
+    assert_eq!(gets(&mut it), [(1, a), (2, b)]);
+    it.handle_body(Time::ZERO, 1, lost(404));
     assert!(it.take_outcome().is_none());
-    it.handle_body(Time::ZERO, 0, lost(404));
-    assert!(it.take_outcome().is_none());
-    it.handle_body(Time::ZERO, 1, of_version("\"v1\""));
+    it.handle_body(Time::ZERO, 2, of_version("\"v1\""));
     assert_eq!(found(&mut it).trackers, trackers.map(|url| [url]));
 
-    // A link of the origin goes before them.
+    // A link of the origin goes before them, and spares them.
+    let mut it = Discover::new(Time::ZERO, ask_by(&trackers));
+    it.handle_origin_head(Time::ZERO, &url(VIDEO), &linked("a.torrent"), None);
+    assert_eq!(gets(&mut it).len(), 2);
+    it.handle_body(Time::ZERO, 1, came(&film(60_000)));
+    assert_eq!(found(&mut it).metainfo.layout.length(), 60_000);
+
+    // Where the origin is down they are asked all the same.
     let mut it = Discover::new(Time::ZERO, ask_by(&trackers));
     gets(&mut it);
-    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
-    it.handle_origin_head(Time::ZERO, &url(VIDEO), &linked("a.torrent"), None);
-    assert!(it.take_outcome().is_none());
-    it.handle_body(Time::ZERO, 3, came(&film(60_000)));
-    assert_eq!(found(&mut it).metainfo.layout.length(), 60_000);
+    it.handle_origin_failed(Time::ZERO);
+    let asked = gets(&mut it);
+    it.handle_body(Time::ZERO, asked[0].0, of_version("\"v1\""));
+    assert_eq!(found(&mut it).file, 0);
 }
 
 #[test]
 fn a_registry_that_is_down_costs_nothing() {
     let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
-    gets(&mut it);
-    it.handle_body(Time::ZERO, 1, came(&film(50_000)));
+    it.handle_body(Time::ZERO, 0, came(&film(50_000)));
     it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
     // What lies beside the video waits for it a moment, no longer.
     let soon = it.next_timeout(Time::ZERO);
-    assert!(soon <= Time::from_secs(1));
+    assert!(soon <= Time::from_millis(300));
     it.handle_timeout(soon);
     assert_eq!(found(&mut it).metainfo.layout.length(), 50_000);
 
@@ -350,11 +356,11 @@ fn a_registrys_torrent_must_be_of_this_video_and_version() {
         (came(b"<html>"), "bencode-malformed"),
     ] {
         let mut it = asked_at(&trackers);
-        it.handle_body(Time::ZERO, 0, bad);
+        it.handle_body(Time::ZERO, 1, bad);
         assert!(it.take_outcome().is_none());
         assert_eq!(warnings(&mut it), [why]);
         // The other one's is taken.
-        it.handle_body(Time::ZERO, 1, of_version("W/\"v1\""));
+        it.handle_body(Time::ZERO, 2, of_version("W/\"v1\""));
         assert_eq!(found(&mut it).file, 0);
     }
 }
@@ -362,7 +368,7 @@ fn a_registrys_torrent_must_be_of_this_video_and_version() {
 #[test]
 fn a_torrent_that_is_being_made_is_joined_under_way() {
     let mut it = asked_at(&["http://a.example/announce"]);
-    it.handle_body(Time::ZERO, 0, making(5));
+    it.handle_body(Time::ZERO, 1, making(5));
     assert!(is_passthrough(&mut it) && !it.is_over());
     let again = it.next_timeout(Time::ZERO);
     assert_eq!(again, Time::from_secs(5));
@@ -379,7 +385,7 @@ fn a_torrent_that_is_being_made_is_joined_under_way() {
 
     // It fails after all: nothing more is said.
     let mut it = asked_at(&["http://a.example/announce"]);
-    it.handle_body(Time::ZERO, 0, making(1));
+    it.handle_body(Time::ZERO, 1, making(1));
     assert!(is_passthrough(&mut it));
     it.handle_timeout(Time::from_secs(1));
     let asked = gets(&mut it);
@@ -515,6 +521,7 @@ fn trackers_come_once_and_private_ones_alone() {
         let mut it = Discover::new(Time::ZERO, ask_by(&["http://own.example/announce"]));
         it.handle_body(Time::ZERO, 0, came(&body));
         it.handle_origin_failed(Time::ZERO);
+        it.handle_timeout(it.next_timeout(Time::ZERO));
         found(&mut it).trackers
     };
     let own = "http://own.example/announce";
@@ -601,6 +608,7 @@ proptest! {
                 _ => {
                     now = now.max(it.next_timeout(now).min(Time::from_secs(10_000)));
                     it.handle_timeout(now);
+                    prop_assert!(it.next_timeout(now) > now, "it would spin");
                 }
             }
             ends.extend(it.take_outcome());
