@@ -47,6 +47,7 @@ enum BadRead {
 
 async fn read(web: &Web, url: &Url) -> Result<Hashed, BadRead> {
     let bar = progress::bar(0, "reading");
+    bar.unset_length();
     let mut download = Downloading::new(web, url.clone(), ByteRange::new(0, u64::MAX), None);
     let mut stream: Option<StreamHash> = None;
     let mut bad = None;
