@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Measures BitTube beside nginx, rqbit 9.1 and the bare origin, and keeps the figures in
-# bench-results/<date>-<processor>/. `--quick` measures less; `--only stored|streamed|first|seek`
-# one trial; with either nothing is kept unless `--keep` is given.
+# Measures BitTube beside nginx, rqbit 9.1 and the bare origin, and its tracker beside opentracker
+# and aquatic_udp 0.9, and keeps the figures in bench-results/<date>-<processor>/. `--quick` measures
+# less; `--only stored|streamed|first|seek|tracker` one trial; with either nothing is kept unless
+# `--keep` is given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -14,23 +15,42 @@ for program in nginx opentracker taskset; do
 done
 [ "$(nproc)" -ge 2 ] || { echo "bench.sh: needs two cores" >&2; exit 1; }
 
-# In a folder of its own, not among the user's programs.
-rqbit=target/rqbit/bin/rqbit
-if [ "$("$rqbit" --version 2>/dev/null)" != "rqbit 9.1.0" ]; then
+keep=yes
+only=
+words=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) [ "$keep" = always ] || keep=no; words+=("$1") ;;
+        --only)
+            [ $# -ge 2 ] || { echo "bench.sh: --only what?" >&2; exit 64; }
+            [ "$keep" = always ] || keep=no
+            only=$2
+            words+=("$1" "$2")
+            shift
+            ;;
+        --keep) keep=always ;;
+        *) words+=("$1") ;;
+    esac
+    shift
+done
+
+# Programs in folders of their own, not among the user's.
+rqbit=$PWD/target/rqbit/bin/rqbit
+if [ "$only" != tracker ] && [ "$("$rqbit" --version 2>/dev/null)" != "rqbit 9.1.0" ]; then
     echo "building rqbit 9.1.0, once: this takes many minutes"
     cargo install rqbit --version 9.1.0 --locked --root target/rqbit --target-dir target/rqbit/build
     rm -rf target/rqbit/build
 fi
+aquatic=$PWD/target/aquatic/bin/aquatic_udp
+if [ "${only:-tracker}" = tracker ] && [ ! -x "$aquatic" ]; then
+    echo "building aquatic_udp 0.9.0, once"
+    # Its locked prometheus crate is refused by today's compilers.
+    cargo install aquatic_udp --version 0.9.0 --locked --no-default-features --features mimalloc \
+        --root target/aquatic --target-dir target/aquatic/build
+    rm -rf target/aquatic/build
+fi
 
-keep=yes
-words=()
-for word in "$@"; do
-    case $word in
-        --quick | --only) [ "$keep" = always ] || keep=no; words+=("$word") ;;
-        --keep) keep=always ;;
-        *) words+=("$word") ;;
-    esac
-done
+folder=
 if [ "$keep" != no ]; then
     processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
     slug=$(tr -cs 'A-Za-z0-9.' '-' <<<"${processor:-unknown}" | sed 's/-*$//' | tr A-Z a-z)
@@ -39,10 +59,22 @@ if [ "$keep" != no ]; then
     base=$folder
     while [ -e "$folder" ]; do folder=$base-$nth nth=$((nth + 1)); done
     mkdir -p bench-results
-    words+=(--out "$PWD/$folder")
 fi
 
-cargo bench --locked --bench serve --no-run
-# The server is kept to core 0 by the bench itself; all else stays on the last one.
-exec taskset -c "$(($(nproc) - 1))" cargo bench --locked --quiet --bench serve -- \
-    "${words[@]}" --rqbit "$PWD/$rqbit"
+# One bench, whose figures go to the folder given. The server is kept to core 0 by the bench itself;
+# all else stays on the last one.
+measure() {
+    local bench=$1 out=$2
+    shift 2
+    cargo bench --locked --bench "$bench" --no-run
+    taskset -c "$(($(nproc) - 1))" cargo bench --locked --quiet --bench "$bench" -- \
+        "${words[@]}" ${folder:+--out "$PWD/$out"} "$@"
+}
+
+if [ "$only" != tracker ]; then
+    measure serve "$folder" --rqbit "$rqbit"
+fi
+if [ "${only:-tracker}" = tracker ]; then
+    [ -z "$folder" ] || mkdir -p "$folder"
+    measure tracker "$folder/tracker" --aquatic "$aquatic"
+fi

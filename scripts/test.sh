@@ -6,8 +6,9 @@ cd "$(dirname "$0")/.."
 
 # A program, and the Debian package that holds it.
 parts=(
-    apache2:apache2-bin aria2c:aria2 caddy:caddy cc:gcc chromium:chromium curl:curl ffmpeg:ffmpeg ip:iproute2 nginx:nginx
-    opentracker:opentracker transmission-daemon:transmission-daemon unshare:util-linux
+    apache2:apache2-bin aria2c:aria2 caddy:caddy cc:gcc chromium:chromium curl:curl ffmpeg:ffmpeg
+    ip:iproute2 nginx:nginx opentracker:opentracker transmission-daemon:transmission-daemon
+    unshare:util-linux
 )
 
 missing=()

@@ -62,7 +62,13 @@ fn main() {
     plan.rqbit = value("--rqbit").map(PathBuf::from);
     let only = value("--only");
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
-    let mut report = Report::default();
+    let mut report = Report::new(format!(
+        "Server on core {}, load and seeder on another; contestants take turns in each round. \
+         CPU-s/GB is processor time of the server and its children for 10^9 bytes delivered.",
+        usage::SERVER_CORE
+    ));
+    report.version("nginx", report::said("nginx", &["-v"]));
+    report.version("rqbit", "9.1.0".to_owned());
     if wanted("stored") {
         stored::run(&plan, &mut report);
     }

@@ -17,8 +17,11 @@ struct Row {
     value: f64,
 }
 
-#[derive(Default)]
 pub struct Report {
+    /// How it was measured.
+    about: String,
+    /// Programs that took part.
+    versions: Vec<(&'static str, String)>,
     rows: Vec<Row>,
     notes: Vec<String>,
 }
@@ -29,6 +32,19 @@ pub const OURS: &str = "bittube";
 type Series<'a> = (&'a str, &'static str, &'static str);
 
 impl Report {
+    pub const fn new(about: String) -> Self {
+        Self {
+            about,
+            versions: Vec::new(),
+            rows: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub fn version(&mut self, program: &'static str, version: String) {
+        self.versions.push((program, version));
+    }
+
     pub fn add(
         &mut self,
         trial: &str,
@@ -161,26 +177,29 @@ impl Report {
             .find_map(|line| line.strip_prefix("model name"))
             .unwrap_or("?");
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let out = words
-            .iter()
-            .position(|word| word == "--out" || word == "--rqbit");
+        let own = ["--out", "--rqbit", "--aquatic"];
+        let out = words.iter().position(|word| own.contains(&word.as_str()));
         let shown: Vec<_> = words[..out.unwrap_or(words.len())].iter().collect();
         let shown = shown
             .iter()
             .fold(String::new(), |text, word| text + " " + word);
+        let versions = self
+            .versions
+            .iter()
+            .fold(String::new(), |text, (program, version)| {
+                text + &format!("| {program} | {version} |\n")
+            });
         format!(
             "# BitTube measured\n\n\
-             Command: `scripts/bench.sh{shown}`. Server on core {}, load and seeder on another; \
-             contestants take turns in each round. CPU-s/GB is processor time of the server and \
-             its children for 10^9 bytes delivered. Raw figures in `raw.csv`.\n\n\
+             Command: `scripts/bench.sh{shown}`. {} Raw figures in `raw.csv`.\n\n\
              | | |\n|---|---|\n\
-             | commit | {} |\n| rustc | {} |\n| nginx | {} |\n| rqbit | 9.1.0 |\n\
+             | date | {} |\n| commit | {} |\n| rustc | {} |\n{versions}\
              | kernel | {} |\n| processor |{} |\n| cores | {} |\n\n\
              ```\n{}```\n",
-            crate::usage::SERVER_CORE,
+            self.about,
+            said("date", &["-u", "+%F %R UTC"]),
             said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
             said("rustc", &["--version"]),
-            said("nginx", &["-v"]),
             said("uname", &["-r"]),
             cpu.trim_start_matches([' ', '\t', ':']),
             online_cores(cores),
@@ -204,7 +223,7 @@ fn online_cores(otherwise: usize) -> String {
 }
 
 /// The first line that a program prints.
-fn said(program: &str, words: &[&str]) -> String {
+pub fn said(program: &str, words: &[&str]) -> String {
     let path = crate::bed::nginx::path_with_sbin();
     let Ok(output) = Command::new(program).args(words).env("PATH", path).output() else {
         return "?".to_owned();

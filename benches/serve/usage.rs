@@ -18,6 +18,16 @@ pub fn cpu_s(id: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// Resident bytes of a process and all below it.
+pub fn memory(id: u32) -> u64 {
+    let resident = |id: u32| {
+        let text = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    family(id).into_iter().filter_map(resident).sum::<u64>() * 1024
+}
+
 /// Keeps a running process, its threads and its children to the server's core.
 pub fn pin(id: u32) {
     for id in family(id) {

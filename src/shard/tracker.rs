@@ -29,8 +29,8 @@ use crate::tracker::udp::Call;
 use crate::tracker::udp::Question;
 use crate::units::Time;
 
-/// Trackers that this shard's torrents ask at the same time (R24). Further asks wait in the order in
-/// which they came, at most as many as each torrent may have, and their time has not begun.
+/// Trackers that this shard's torrents ask at the same time (R24). Further asks wait in the order
+/// in which they came, at most as many as each torrent may have, and their time has not begun.
 pub(in crate::shard) const ASKS_MAX: usize = 50;
 
 /// Announces for the life of the swarm, until the last tracker heard its end.

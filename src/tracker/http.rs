@@ -1,4 +1,5 @@
-//! Announces and scrapes over HTTP: the URL to get, and what the answer says (BEP 3, 7, 23, 31, 48).
+//! Announces and scrapes over HTTP: the URL to get, and what the answer says (BEP 3, 7, 23, 31,
+//! 48).
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -207,6 +207,21 @@ fn a_film_on_the_web_is_read_once() {
         let sent = nginx.bytes_sent(name);
         assert!((len..=len + 4096).contains(&sent), "{sent} of {len}");
     }
+    let torrent = bed.dir().join("secure.torrent");
+    let ca_file = nginx.ca_file().to_str().unwrap();
+    let url = nginx.https_url("clip.mp4");
+    let words = [
+        "--allow-private",
+        "--tracker",
+        TRACKER,
+        "-o",
+        torrent.to_str().unwrap(),
+    ];
+    let words = [&[url.as_str()], &words[..]].concat();
+    let unknown = publish(&bed, &words);
+    assert_eq!(unknown.status.code(), Some(69), "{unknown:?}");
+    published(&bed, &[&words[..], &["--ca-file", ca_file]].concat());
+    film_of(&bed, "clip.mp4", &torrent);
 }
 
 #[test]

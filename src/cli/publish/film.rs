@@ -51,7 +51,7 @@ struct Container {
 }
 
 /// A FIFO's other end or a device is not waited for, and no terminal becomes ours.
-const OPEN: OFlags = OFlags::RDONLY
+pub const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);

@@ -7,19 +7,21 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use url::Url;
 
 use crate::cli::Failed;
 use crate::cli::progress;
 use crate::cli::publish::Order;
 use crate::cli::publish::address::WHOLE;
-use crate::cli::publish::film::{Film, Stamp};
+use crate::cli::publish::film::{Film, OPEN, Stamp};
 use crate::cli::publish::made::{self, Made};
 use crate::cli::publish::playlist::Playlist;
 use crate::config::exit;
@@ -176,9 +178,14 @@ impl Folder {
     }
 
     fn refuse_foreign_playlist(&self) -> Result<(), Failed> {
-        let theirs = match fs::read(&self.playlist) {
-            Ok(text) => !Playlist::is_ours(&text),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        let mut head = [0; 256];
+        let opened = rustix::fs::open(&self.playlist, OPEN, Mode::empty());
+        let theirs = match opened {
+            Ok(fd) => match fs::File::from(fd).read_at(&mut head, 0) {
+                Ok(len) => !Playlist::is_ours(&head[..len]),
+                Err(_) => true,
+            },
+            Err(error) => error != Errno::NOENT,
         };
         if theirs {
             let why = anyhow!(
@@ -268,9 +275,7 @@ fn beneath(dir: &OwnedFd, name: &OsStr) -> io::Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
         Ok(inner) => Ok(Some(inner)),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-            Ok(None)
-        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -142,7 +142,9 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = PathBuf::from(name);
-    let written = fs::File::create(&new).and_then(|mut file| {
+    // Made anew: a link of that name would lead elsewhere.
+    let made = fs::File::options().write(true).create_new(true).open(&new);
+    let written = made.and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)

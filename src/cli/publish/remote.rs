@@ -26,6 +26,7 @@ pub fn hash(url: &Url, config: &Config) -> Result<Hashed, Failed> {
     let web = web(config)?;
     refuse_private(url, &web.reach)?;
     let bar = progress::bar(0, "reading");
+    bar.unset_length();
     let read = runtime::run(hashing::hash(&web, url, None, |total, len| {
         if let Some(total) = total {
             bar.set_length(total);
