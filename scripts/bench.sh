@@ -16,11 +16,7 @@ done
 
 # In a folder of its own, not among the user's programs.
 rqbit=target/rqbit/bin/rqbit
-if [ "$("$rqbit" --version 2>/dev/null)" != "rqbit 9.1.0" ]; then
-    echo "building rqbit 9.1.0, once: this takes many minutes"
-    cargo install rqbit --version 9.1.0 --locked --root target/rqbit --target-dir target/rqbit/build
-    rm -rf target/rqbit/build
-fi
+scripts/rqbit.sh
 
 keep=yes
 words=()
