@@ -54,6 +54,7 @@ pub fn run(config: &TrackerConfig) -> Result<(), Failed> {
         println!("{}", ready(&tracking));
         while signals.next().await == Signal::Reload {
             match allowed(config) {
+                Ok(Allow::All) => tracing::info!("there is no list to read again"),
                 Ok(allow) => {
                     tracing::info!(listed = allow.listed(), "the list is read again");
                     tracking.set_allow(allow);

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::reach::network::Network;
+use crate::ring::datagrams::Caller;
 use crate::ring::datagrams::Door;
 use crate::ring::mailbox::Mail;
 use crate::ring::runtime;
@@ -73,7 +73,7 @@ pub enum Letter {
 
 /// An announce on its way to the shard that has its swarm.
 pub struct Handed {
-    pub to: SocketAddr,
+    pub to: Caller,
     pub transaction: u32,
     pub asked: Asked,
 }

@@ -1,9 +1,9 @@
 //! Announces by UDP: taken in, answered and sent in batches.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::ring::datagrams::Caller;
 use crate::ring::datagrams::Incoming;
 use crate::ring::datagrams::Outgoing;
 use crate::ring::runtime;
@@ -65,12 +65,18 @@ pub fn answer_handed(desk: &Desk, door: usize, handed: &[Handed], post: &mut Pos
 fn hear(
     desk: &Rc<Desk>,
     door: usize,
-    from: SocketAddr,
+    from: Caller,
     bytes: &[u8],
     post: &mut Post,
     handed: &mut [Vec<Handed>],
 ) {
-    let heard = udp::read(post.now, &desk.shared.keys, from, bytes, &mut post.datagram);
+    let heard = udp::read(
+        post.now,
+        &desk.shared.keys,
+        from.addr,
+        bytes,
+        &mut post.datagram,
+    );
     let mut counted = desk.counted.borrow_mut();
     match heard {
         Heard::Noise => counted.udp_noise += 1,
@@ -118,7 +124,7 @@ fn hear(
 async fn scrape(
     desk: Rc<Desk>,
     door: usize,
-    from: SocketAddr,
+    from: Caller,
     transaction: u32,
     hashes: Vec<InfoHash>,
 ) {
@@ -148,14 +154,7 @@ fn hand_over(desk: &Desk, door: usize, handed: &mut [Vec<Handed>]) {
 }
 
 impl Post {
-    fn announce(
-        &mut self,
-        desk: &Desk,
-        door: usize,
-        to: SocketAddr,
-        transaction: u32,
-        asked: &Asked,
-    ) {
+    fn announce(&mut self, desk: &Desk, door: usize, to: Caller, transaction: u32, asked: &Asked) {
         match desk.announce_into(self.now, asked, &mut self.told) {
             Ok(()) => {
                 let interval = desk.shared.limits.interval;
@@ -171,7 +170,7 @@ impl Post {
     }
 
     /// What was put into `datagram`.
-    fn push(&mut self, desk: &Desk, door: usize, to: SocketAddr) {
+    fn push(&mut self, desk: &Desk, door: usize, to: Caller) {
         self.outgoing.push(to, &self.datagram);
         if self.outgoing.is_full() {
             self.send(desk, door);
