@@ -198,23 +198,13 @@ impl Incoming {
 }
 
 /// Datagrams that wait to be sent in one go.
+#[derive(Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
     /// Where each ends in `bytes`.
     ends: Vec<usize>,
     names: Vec<libc::sockaddr_in6>,
     marks: Vec<Mark>,
-}
-
-impl Default for Outgoing {
-    fn default() -> Self {
-        Self {
-            bytes: Vec::with_capacity(BATCH * DATAGRAM_LEN_MAX),
-            ends: Vec::with_capacity(BATCH),
-            names: Vec::with_capacity(BATCH),
-            marks: Vec::with_capacity(BATCH),
-        }
-    }
 }
 
 impl Outgoing {
@@ -275,8 +265,9 @@ impl Outgoing {
         let (mut at, mut lost) = (0, 0);
         while at < count {
             let rest = &mut heads[at..count];
-            // SAFETY: the first `count` heads name a part, a name and perhaps a mark each, which lie
-            // in `bytes`, `names` and `marks`; all live until the call returns, which does not wait.
+            // SAFETY: the first `count` heads name a part, a name and perhaps a mark each,
+            // which lie in `bytes`, `names` and `marks`; all live until the call returns, which
+            // does not wait.
             let sent = unsafe {
                 libc::sendmmsg(
                     fd.as_raw_fd(),

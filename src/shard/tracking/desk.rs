@@ -95,8 +95,10 @@ pub struct Desk {
     pub saving: tokio::sync::Mutex<()>,
     /// Open connections.
     pub connections: Cell<usize>,
-    /// Of each address.
+    /// Of each household.
     pub callers: RefCell<BTreeMap<IpAddr, usize>>,
+    /// By UDP, that wait for other shards.
+    pub scrapes: Cell<usize>,
     /// Bodies of requests in memory.
     pub bodies: Cell<usize>,
     /// Told when a connection has ended.
@@ -118,6 +120,7 @@ impl Desk {
             saving: tokio::sync::Mutex::new(()),
             connections: Cell::new(0),
             callers: RefCell::default(),
+            scrapes: Cell::new(0),
             bodies: Cell::new(0),
             room: Notify::new(),
             shared,

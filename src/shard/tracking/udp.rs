@@ -20,6 +20,9 @@ use crate::units::Time;
 /// After a socket's error, which is the machine's: none is the sender's.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Scrapes that wait for other shards, at a time; the clients of further ones ask again.
+const SCRAPES_MAX: usize = 256;
+
 /// What answers are made with, used again and again.
 #[derive(Default)]
 pub struct Post {
@@ -113,26 +116,27 @@ fn hear(
             if hashes.iter().all(|hash| desk.owner(*hash) == desk.index) {
                 udp::put_scrape(&mut post.datagram, transaction, &desk.scrape_here(&hashes));
                 post.push(desk, door, from);
+            } else if desk.scrapes.get() < SCRAPES_MAX {
+                desk.scrapes.set(desk.scrapes.get() + 1);
+                let desk = desk.clone();
+                runtime::spawn(async move {
+                    scrape(&desk, door, from, transaction, &hashes).await;
+                    desk.scrapes.set(desk.scrapes.get() - 1);
+                });
             } else {
-                runtime::spawn(scrape(desk.clone(), door, from, transaction, hashes));
+                desk.counted.borrow_mut().overrun += 1;
             }
         }
     }
 }
 
 /// A scrape that asks other shards as well.
-async fn scrape(
-    desk: Rc<Desk>,
-    door: usize,
-    from: Caller,
-    transaction: u32,
-    hashes: Vec<InfoHash>,
-) {
-    if let Some(found) = desk.scrape(&hashes).await {
+async fn scrape(desk: &Desk, door: usize, from: Caller, transaction: u32, hashes: &[InfoHash]) {
+    if let Some(found) = desk.scrape(hashes).await {
         let mut post = Post::default();
         udp::put_scrape(&mut post.datagram, transaction, &found);
-        post.push(&desk, door, from);
-        post.send(&desk, door);
+        post.push(desk, door, from);
+        post.send(desk, door);
     }
 }
 
