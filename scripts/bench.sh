@@ -36,11 +36,7 @@ done
 
 # Programs in folders of their own, not among the user's.
 rqbit=$PWD/target/rqbit/bin/rqbit
-if [ "$only" != tracker ] && [ "$("$rqbit" --version 2>/dev/null)" != "rqbit 9.1.0" ]; then
-    echo "building rqbit 9.1.0, once: this takes many minutes"
-    cargo install rqbit --version 9.1.0 --locked --root target/rqbit --target-dir target/rqbit/build
-    rm -rf target/rqbit/build
-fi
+[ "$only" = tracker ] || scripts/rqbit.sh
 aquatic=$PWD/target/aquatic/bin/aquatic_udp
 if [ "${only:-tracker}" = tracker ] && [ ! -x "$aquatic" ]; then
     echo "building aquatic_udp 0.9.0, once"

@@ -34,6 +34,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     }
 fi
 
+scripts/rqbit.sh
+
 step() { echo "== $*"; "$@" </dev/null; }
 
 step cargo fmt --all --check

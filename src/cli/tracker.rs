@@ -63,6 +63,7 @@ pub fn run(config: &TrackerConfig) -> Result<(), Failed> {
                 tracing::error!("the tokens stay as they were: {:#}", failed.why);
             }
             match allowed(config) {
+                Ok(Allow::All) => tracing::info!("there is no list to read again"),
                 Ok(allow) => {
                     tracing::info!(listed = allow.listed(), "the list is read again");
                     tracking.set_allow(allow);

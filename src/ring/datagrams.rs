@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
@@ -17,6 +17,22 @@ pub const DATAGRAM_LEN_MAX: usize = 1500;
 /// Bytes of each direction that wait in the kernel, as far as it grants them: at a million
 /// datagrams a second this is a few milliseconds of patience.
 const KERNEL_LEN: usize = 4 << 20;
+
+/// Who sent a datagram, and to which address of ours: an answer that comes from another is none to
+/// a client that has connected its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub addr: SocketAddr,
+    /// Where the socket has more than one.
+    ours: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Caller {
+    /// Answered from whichever address the kernel chooses.
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr, ours: None }
+    }
+}
 
 /// A bound UDP socket. May be sent to its shard until the first receive.
 pub struct Door {
@@ -108,6 +124,7 @@ impl Door {
 pub struct Incoming {
     bytes: Vec<u8>,
     names: Vec<libc::sockaddr_in6>,
+    marks: Vec<Mark>,
     /// Of each; `None` if it was cut off.
     lens: [Option<usize>; BATCH],
     count: usize,
@@ -118,6 +135,7 @@ impl Default for Incoming {
         Self {
             bytes: vec![0; BATCH * DATAGRAM_LEN_MAX],
             names: vec![nobody(); BATCH],
+            marks: vec![Mark::none(); BATCH],
             lens: [None; BATCH],
             count: 0,
         }
@@ -126,9 +144,12 @@ impl Default for Incoming {
 
 impl Incoming {
     /// Who sent what; what was too long is left out.
-    pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (Caller, &[u8])> {
         (0..self.count).filter_map(|at| {
-            let from = address(&self.names[at])?;
+            let from = Caller {
+                addr: address(&self.names[at])?,
+                ours: self.marks[at].ours(),
+            };
             let start = at * DATAGRAM_LEN_MAX;
             Some((from, &self.bytes[start..start + self.lens[at]?]))
         })
@@ -142,16 +163,22 @@ impl Incoming {
         self.count = 0;
         let bytes = self.bytes.as_mut_ptr();
         let names = self.names.as_mut_ptr();
+        // What is not marked anew must not be taken for what it was before.
+        self.marks.fill(Mark::none());
+        let marks = self.marks.as_mut_ptr();
         let mut parts: [libc::iovec; BATCH] = std::array::from_fn(|at| libc::iovec {
             iov_base: bytes.wrapping_add(at * DATAGRAM_LEN_MAX).cast(),
             iov_len: DATAGRAM_LEN_MAX,
         });
         let parts = parts.as_mut_ptr();
         let mut heads: [libc::mmsghdr; BATCH] = std::array::from_fn(|at| {
-            head(parts.wrapping_add(at), names.wrapping_add(at), NAME_LEN)
+            let mut head = head(parts.wrapping_add(at), names.wrapping_add(at), NAME_LEN);
+            head.msg_hdr.msg_control = marks.wrapping_add(at).cast();
+            head.msg_hdr.msg_controllen = size_of::<Mark>();
+            head
         });
-        // SAFETY: each head names one part and one name, each part its own stretch of `bytes`, all
-        // of which live until the call returns, which does not wait.
+        // SAFETY: each head names one part, one name and one mark, each part its own stretch of
+        // `bytes`; all live until the call returns, which does not wait.
         let count = unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
@@ -171,31 +198,24 @@ impl Incoming {
 }
 
 /// Datagrams that wait to be sent in one go.
+#[derive(Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
     /// Where each ends in `bytes`.
     ends: Vec<usize>,
     names: Vec<libc::sockaddr_in6>,
-}
-
-impl Default for Outgoing {
-    fn default() -> Self {
-        Self {
-            bytes: Vec::with_capacity(BATCH * DATAGRAM_LEN_MAX),
-            ends: Vec::with_capacity(BATCH),
-            names: Vec::with_capacity(BATCH),
-        }
-    }
+    marks: Vec<Mark>,
 }
 
 impl Outgoing {
     /// One more datagram. Panics beyond [`BATCH`] of them: who pushes looks at
     /// [`Outgoing::is_full`] first.
-    pub fn push(&mut self, to: SocketAddr, datagram: &[u8]) {
+    pub fn push(&mut self, to: Caller, datagram: &[u8]) {
         assert!(!self.is_full(), "a full batch is sent first");
         self.bytes.extend_from_slice(datagram);
         self.ends.push(self.bytes.len());
-        self.names.push(name(to));
+        self.names.push(name(to.addr));
+        self.marks.push(Mark::of(to));
     }
 
     pub fn len(&self) -> usize {
@@ -214,6 +234,7 @@ impl Outgoing {
         self.bytes.clear();
         self.ends.clear();
         self.names.clear();
+        self.marks.clear();
     }
 
     /// How many could not be sent.
@@ -221,6 +242,7 @@ impl Outgoing {
         let count = self.ends.len();
         let bytes = self.bytes.as_mut_ptr();
         let names = self.names.as_mut_ptr();
+        let marks = self.marks.as_mut_ptr();
         let mut parts: [libc::iovec; BATCH] = std::array::from_fn(|at| {
             let start = at.checked_sub(1).map_or(0, |before| self.end(before));
             libc::iovec {
@@ -232,13 +254,20 @@ impl Outgoing {
         let mut heads: [libc::mmsghdr; BATCH] = std::array::from_fn(|at| {
             let v4 = self.names.get(at).is_some_and(is_v4);
             let len = if v4 { V4_NAME_LEN } else { NAME_LEN };
-            head(parts.wrapping_add(at), names.wrapping_add(at), len)
+            let mut head = head(parts.wrapping_add(at), names.wrapping_add(at), len);
+            let mark_len = self.marks.get(at).map_or(0, Mark::len);
+            if mark_len > 0 {
+                head.msg_hdr.msg_control = marks.wrapping_add(at).cast();
+                head.msg_hdr.msg_controllen = mark_len;
+            }
+            head
         });
         let (mut at, mut lost) = (0, 0);
         while at < count {
             let rest = &mut heads[at..count];
-            // SAFETY: the first `count` heads name a part and a name each, which lie in `bytes` and
-            // `names`; all live until the call returns, which does not wait.
+            // SAFETY: the first `count` heads name a part, a name and perhaps a mark each,
+            // which lie in `bytes`, `names` and `marks`; all live until the call returns, which
+            // does not wait.
             let sent = unsafe {
                 libc::sendmmsg(
                     fd.as_raw_fd(),
@@ -267,6 +296,79 @@ impl Outgoing {
     /// Of what is not there: where the last one ends.
     fn end(&self, at: usize) -> usize {
         self.ends.get(at).copied().unwrap_or(self.bytes.len())
+    }
+}
+
+/// The control message that says which address of ours a datagram came to, or is to come from
+/// (ip(7), ipv6(7)).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Mark {
+    head: libc::cmsghdr,
+    /// Of IPv4 it is shorter, an `in_pktinfo`: interface, address of ours, address in the packet.
+    info: libc::in6_pktinfo,
+}
+
+/// Behind the head without a gap.
+const _: () = assert!(std::mem::offset_of!(Mark, info) == size_of::<libc::cmsghdr>());
+
+impl Mark {
+    const fn none() -> Self {
+        Self {
+            head: libc::cmsghdr {
+                cmsg_len: 0,
+                cmsg_level: 0,
+                cmsg_type: 0,
+            },
+            info: libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: [0; 16] },
+                ipi6_ifindex: 0,
+            },
+        }
+    }
+
+    fn of(to: Caller) -> Self {
+        let mut mark = Self::none();
+        let addr = &mut mark.info.ipi6_addr.s6_addr;
+        let info_len = match to.ours {
+            None => return mark,
+            Some(IpAddr::V4(ours)) => {
+                addr[4..8].copy_from_slice(&ours.octets());
+                mark.head.cmsg_level = libc::IPPROTO_IP;
+                mark.head.cmsg_type = libc::IP_PKTINFO;
+                size_of::<libc::in_pktinfo>()
+            }
+            Some(IpAddr::V6(ours)) => {
+                *addr = ours.octets();
+                if let SocketAddr::V6(to) = to.addr {
+                    mark.info.ipi6_ifindex = to.scope_id();
+                }
+                mark.head.cmsg_level = libc::IPPROTO_IPV6;
+                mark.head.cmsg_type = libc::IPV6_PKTINFO;
+                size_of::<libc::in6_pktinfo>()
+            }
+        };
+        mark.head.cmsg_len = size_of::<libc::cmsghdr>() + info_len;
+        mark
+    }
+
+    fn ours(&self) -> Option<IpAddr> {
+        let addr = &self.info.ipi6_addr.s6_addr;
+        match (self.head.cmsg_level, self.head.cmsg_type) {
+            _ if self.head.cmsg_len == 0 => None,
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let ours: [u8; 4] = addr[4..8].try_into().expect("four");
+                Some(ours.into())
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => Some((*addr).into()),
+            _ => None,
+        }
+    }
+
+    const fn len(&self) -> usize {
+        self.head
+            .cmsg_len
+            .next_multiple_of(align_of::<libc::cmsghdr>())
     }
 }
 
@@ -341,10 +443,38 @@ fn socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
         // So that [::] and 0.0.0.0 can be bound side by side.
         socket.set_only_v6(true)?;
     }
+    if addr.ip().is_unspecified() {
+        mark_datagrams(&socket, addr.is_ipv4())?;
+    }
     // The kernel grants what its administrator allows.
     let _ = socket.set_recv_buffer_size(KERNEL_LEN);
     let _ = socket.set_send_buffer_size(KERNEL_LEN);
     Ok(socket)
+}
+
+/// From now on each datagram says which address of ours it came to.
+fn mark_datagrams(socket: &socket2::Socket, v4: bool) -> io::Result<()> {
+    let (level, option) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads the one number at that address before the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const on).cast(),
+            wire(size_of_val(&on)),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn local_addr(socket: &socket2::Socket) -> io::Result<SocketAddr> {
@@ -359,12 +489,13 @@ mod tests {
     use super::*;
     use crate::ring::runtime;
 
-    fn echo(at: &str) {
+    /// A client that hears nobody but whom it asks.
+    fn echo(at: &str, asked: &str) {
         let door = Door::bind_shared(at.parse().unwrap(), 1)
             .unwrap()
             .pop()
             .unwrap();
-        let to = door.local_addr();
+        let to = SocketAddr::new(asked.parse().unwrap(), door.local_addr().port());
         let client = UdpSocket::bind(at).unwrap();
         client.connect(to).unwrap();
         client
@@ -399,8 +530,14 @@ mod tests {
 
     #[test]
     fn what_comes_goes_back_in_both_families() {
-        echo("127.0.0.1:0");
-        echo("[::1]:0");
+        echo("127.0.0.1:0", "127.0.0.1");
+        echo("[::1]:0", "::1");
+    }
+
+    #[test]
+    fn an_answer_comes_from_the_address_that_was_asked() {
+        echo("0.0.0.0:0", "127.0.0.77");
+        echo("[::]:0", "::1");
     }
 
     #[test]
@@ -427,10 +564,11 @@ mod tests {
         let to = client.local_addr().unwrap();
         let lost = runtime::run(async move {
             let mut outgoing = Outgoing::default();
-            outgoing.push(to, b"one");
+            outgoing.push(to.into(), b"one");
             // A socket of the other family cannot go there.
-            outgoing.push("[2001:db8::1]:1".parse().unwrap(), b"none");
-            outgoing.push(to, b"two");
+            let elsewhere: SocketAddr = "[2001:db8::1]:1".parse().unwrap();
+            outgoing.push(elsewhere.into(), b"none");
+            outgoing.push(to.into(), b"two");
             door.send(&mut outgoing)
         })
         .unwrap();

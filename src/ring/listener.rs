@@ -95,8 +95,8 @@ impl Listener {
                     self.pause.set((Duration::ZERO, Time::ZERO));
                     let from = from.and_then(|from| SocketAddr::try_from(from).ok());
                     // Without an address it is gone already.
-                    if let (Some(from), Ok(socket)) = (from, Socket::from_std(fd)) {
-                        return Ok((socket, from));
+                    if let Some(from) = from {
+                        return Ok((Socket::accepted(fd), from));
                     }
                 }
                 Err(Errno::AGAIN) => guard.clear_ready(),
@@ -145,6 +145,8 @@ fn socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
     let socket =
         socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // Connections have it from their listener (tcp(7)).
+    socket.set_tcp_nodelay(true)?;
     if addr.is_ipv6() {
         // So that [::] and 0.0.0.0 can be listened at side by side.
         socket.set_only_v6(true)?;

@@ -30,13 +30,10 @@ const CANCEL_TRIES: u32 = 10;
 pub struct Socket(OwnedFd);
 
 impl Socket {
-    /// From a connected socket of whatever make.
-    pub fn from_std(socket: impl Into<OwnedFd>) -> io::Result<Self> {
-        let socket = socket2::Socket::from(socket.into());
-        // Operations on non-blocking sockets return EAGAIN instead of waiting (H22).
-        socket.set_nonblocking(false)?;
-        socket.set_tcp_nodelay(true)?;
-        Ok(Self(socket.into()))
+    /// From a listener of ours, which hands down that it sends at once; and what is accepted waits,
+    /// whatever its listener does.
+    pub(in crate::ring) const fn accepted(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -333,9 +330,10 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// Operations hold the socket open (H2): shut down, they end and let it go.
+    /// Operations hold the socket open (H2): shut down, they end and let it go. Where there are
+    /// none, it is closed with this, which says the same to the other side.
     fn drop(&mut self) {
-        if !self.given_away.get() {
+        if !self.given_away.get() && Rc::strong_count(&self.fd) > 1 {
             self.shut_down();
         }
     }

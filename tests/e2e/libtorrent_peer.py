@@ -20,16 +20,19 @@ args.add_argument("--up-limit", type=int, default=0, help="bytes a second")
 args.add_argument("--down-limit", type=int, default=0, help="bytes a second")
 args.add_argument("--die-after", type=int, default=0, help="bytes sent as a seed, got otherwise")
 args.add_argument("--peer", action="append", default=[], help="IP:PORT to connect to")
+args.add_argument("--scrape", action="store_true", help="ask the trackers, and print what they say")
 args = args.parse_args()
 
 session = lt.session({
     "listen_interfaces": args.listen,
-    "outgoing_interfaces": args.listen.rsplit(":", 1)[0],
+    "outgoing_interfaces": args.listen.rsplit(":", 1)[0].strip("[]"),
     "enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False,
     "enable_incoming_utp": False, "enable_outgoing_utp": False,
     "out_enc_policy": 2, "in_enc_policy": 2,  # plain only
     "allow_multiple_connections_per_ip": True,
-    "unchoke_slots_limit": -1, "alert_mask": lt.alert.category_t.error_notification,
+    "ssrf_mitigation": False,  # it would ask a tracker on loopback for nothing but /announce
+    "unchoke_slots_limit": -1,
+    "alert_mask": lt.alert.category_t.error_notification | lt.alert.category_t.tracker_notification,
     # Everything is on loopback: nothing that shapes traffic for a real line.
     "rate_limit_ip_overhead": False, "mixed_mode_algorithm": 0,
     "min_reconnect_time": 1, "peer_connect_timeout": 3,
@@ -48,7 +51,13 @@ for peer in args.peer:
     ip, port = peer.rsplit(":", 1)
     torrent.connect_peer((ip, int(port)))
 
+scraped = None
+scrape_wait = 0
 while True:
+    if args.scrape and scrape_wait == 0:
+        torrent.scrape_tracker()
+        scrape_wait = 20
+    scrape_wait = max(0, scrape_wait - 1)
     status = torrent.status()
     line = {
         "state": str(status.state), "progress": status.progress, "seed": status.is_seeding,
@@ -57,6 +66,9 @@ while True:
     }
     for alert in session.pop_alerts():
         print("#", alert.message(), file=sys.stderr, flush=True)
+        if isinstance(alert, lt.scrape_reply_alert):
+            scraped = [alert.complete, alert.incomplete]
+    line["scraped"] = scraped
     print(json.dumps(line), flush=True)
     moved = line["up"] if args.seed else line["down"]
     if args.die_after and moved >= args.die_after:

@@ -24,7 +24,21 @@ fn pair() -> (Socket, socket2::Socket) {
     peer.set_read_timeout(Some(10 * SECOND)).unwrap();
     peer.set_write_timeout(Some(10 * SECOND)).unwrap();
     let (ours, _) = listener.accept().unwrap();
-    (Socket::from_std(ours).unwrap(), peer)
+    (Socket::accepted(ours.into()), peer)
+}
+
+#[test]
+fn what_is_accepted_waits_and_sends_at_once() {
+    let listener = crate::ring::listener::Listener::bind_shared(([127, 0, 0, 1], 0).into(), 1)
+        .unwrap()
+        .pop()
+        .unwrap();
+    let peer = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    peer.connect(&listener.local_addr().into()).unwrap();
+    let (ours, _) = ring(async move { listener.accept().await.unwrap() });
+    let ours = socket2::Socket::from(ours.0);
+    // Operations on non-blocking sockets return EAGAIN instead of waiting (H22).
+    assert!(ours.tcp_nodelay().unwrap() && !ours.nonblocking().unwrap());
 }
 
 /// Runs on a ring of this thread; fails after 20 s.

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::reach::network::Network;
+use crate::ring::datagrams::Caller;
 use crate::ring::datagrams::Door;
 use crate::ring::mailbox::Mail;
 use crate::ring::runtime;
@@ -74,7 +74,7 @@ pub enum Letter {
 
 /// An announce on its way to the shard that has its swarm.
 pub struct Handed {
-    pub to: SocketAddr,
+    pub to: Caller,
     pub transaction: u32,
     pub asked: Asked,
 }
@@ -95,8 +95,10 @@ pub struct Desk {
     pub saving: tokio::sync::Mutex<()>,
     /// Open connections.
     pub connections: Cell<usize>,
-    /// Of each address.
+    /// Of each household.
     pub callers: RefCell<BTreeMap<IpAddr, usize>>,
+    /// By UDP, that wait for other shards.
+    pub scrapes: Cell<usize>,
     /// Bodies of requests in memory.
     pub bodies: Cell<usize>,
     /// Told when a connection has ended.
@@ -117,6 +119,7 @@ impl Desk {
             saving: tokio::sync::Mutex::new(()),
             connections: Cell::new(0),
             callers: RefCell::default(),
+            scrapes: Cell::new(0),
             bodies: Cell::new(0),
             room: Notify::new(),
             shared,

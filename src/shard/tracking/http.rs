@@ -1,6 +1,8 @@
 //! Announces, scrapes, pages and the registry by HTTP: one task a connection.
 
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ const CROWDED: usize = 80;
 const BODY_WAIT: Duration = Duration::from_secs(60);
 /// An answer of which the other side takes nothing for so long ends the connection.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// Connections of one address (R26); proxies that are trusted, and this machine, may have more.
+/// Connections of one household (R26); proxies that are trusted, and this machine, may have more.
 const OF_ADDRESS_MAX: usize = 64;
 /// Bodies that are read at a time, on one shard.
 const BODIES_MAX: usize = 4;
@@ -76,13 +78,13 @@ struct Seat {
 
 impl Seat {
     fn take(desk: &Rc<Desk>, from: IpAddr) -> Option<Self> {
-        let mut callers = desk.callers.borrow_mut();
-        let count = callers.entry(from).or_default();
         let trusted = desk
             .shared
             .trusted
             .iter()
             .any(|network| network.holds(from));
+        let mut callers = desk.callers.borrow_mut();
+        let count = callers.entry(home(from)).or_default();
         if *count >= OF_ADDRESS_MAX && !trusted && !from.is_loopback() {
             return None;
         }
@@ -98,14 +100,22 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut callers = self.desk.callers.borrow_mut();
-        if let Some(count) = callers.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                callers.remove(&self.from);
+        if let Entry::Occupied(mut count) = callers.entry(home(self.from)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
         self.desk.connections.set(self.desk.connections.get() - 1);
         self.desk.room.notify_one();
+    }
+}
+
+/// An address of IPv4, a /64 of IPv6: what one household has.
+fn home(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
 }
 

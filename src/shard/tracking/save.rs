@@ -95,11 +95,16 @@ pub async fn keep(desk: Rc<Desk>) {
             continue;
         }
         let begun = runtime::now();
-        match save(&desk).await {
-            Ok(()) => written = Some(heard),
-            Err(error) => tracing::error!(%error, "the peers could not be written down"),
-        }
-        rest = (runtime::now().since(begun) * REST).clamp(REST_MIN, REST_MAX);
+        rest = match save(&desk).await {
+            Ok(()) => {
+                written = Some(heard);
+                (runtime::now().since(begun) * REST).clamp(REST_MIN, REST_MAX)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the peers could not be written down");
+                REST_MAX
+            }
+        };
     }
 }
 

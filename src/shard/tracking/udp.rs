@@ -1,9 +1,9 @@
 //! Announces by UDP: taken in, answered and sent in batches.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::ring::datagrams::Caller;
 use crate::ring::datagrams::Incoming;
 use crate::ring::datagrams::Outgoing;
 use crate::ring::runtime;
@@ -19,6 +19,9 @@ use crate::units::Time;
 
 /// After a socket's error, which is the machine's: none is the sender's.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Scrapes that wait for other shards, at a time; the clients of further ones ask again.
+const SCRAPES_MAX: usize = 256;
 
 /// What answers are made with, used again and again.
 #[derive(Default)]
@@ -65,12 +68,18 @@ pub fn answer_handed(desk: &Desk, door: usize, handed: &[Handed], post: &mut Pos
 fn hear(
     desk: &Rc<Desk>,
     door: usize,
-    from: SocketAddr,
+    from: Caller,
     bytes: &[u8],
     post: &mut Post,
     handed: &mut [Vec<Handed>],
 ) {
-    let heard = udp::read(post.now, &desk.shared.keys, from, bytes, &mut post.datagram);
+    let heard = udp::read(
+        post.now,
+        &desk.shared.keys,
+        from.addr,
+        bytes,
+        &mut post.datagram,
+    );
     let mut counted = desk.counted.borrow_mut();
     match heard {
         Heard::Noise => counted.udp_noise += 1,
@@ -107,26 +116,27 @@ fn hear(
             if hashes.iter().all(|hash| desk.owner(*hash) == desk.index) {
                 udp::put_scrape(&mut post.datagram, transaction, &desk.scrape_here(&hashes));
                 post.push(desk, door, from);
+            } else if desk.scrapes.get() < SCRAPES_MAX {
+                desk.scrapes.set(desk.scrapes.get() + 1);
+                let desk = desk.clone();
+                runtime::spawn(async move {
+                    scrape(&desk, door, from, transaction, &hashes).await;
+                    desk.scrapes.set(desk.scrapes.get() - 1);
+                });
             } else {
-                runtime::spawn(scrape(desk.clone(), door, from, transaction, hashes));
+                desk.counted.borrow_mut().overrun += 1;
             }
         }
     }
 }
 
 /// A scrape that asks other shards as well.
-async fn scrape(
-    desk: Rc<Desk>,
-    door: usize,
-    from: SocketAddr,
-    transaction: u32,
-    hashes: Vec<InfoHash>,
-) {
-    if let Some(found) = desk.scrape(&hashes).await {
+async fn scrape(desk: &Desk, door: usize, from: Caller, transaction: u32, hashes: &[InfoHash]) {
+    if let Some(found) = desk.scrape(hashes).await {
         let mut post = Post::default();
         udp::put_scrape(&mut post.datagram, transaction, &found);
-        post.push(&desk, door, from);
-        post.send(&desk, door);
+        post.push(desk, door, from);
+        post.send(desk, door);
     }
 }
 
@@ -148,14 +158,7 @@ fn hand_over(desk: &Desk, door: usize, handed: &mut [Vec<Handed>]) {
 }
 
 impl Post {
-    fn announce(
-        &mut self,
-        desk: &Desk,
-        door: usize,
-        to: SocketAddr,
-        transaction: u32,
-        asked: &Asked,
-    ) {
+    fn announce(&mut self, desk: &Desk, door: usize, to: Caller, transaction: u32, asked: &Asked) {
         match desk.announce_into(self.now, asked, &mut self.told) {
             Ok(()) => {
                 let interval = desk.shared.limits.interval;
@@ -171,7 +174,7 @@ impl Post {
     }
 
     /// What was put into `datagram`.
-    fn push(&mut self, desk: &Desk, door: usize, to: SocketAddr) {
+    fn push(&mut self, desk: &Desk, door: usize, to: Caller) {
         self.outgoing.push(to, &self.datagram);
         if self.outgoing.is_full() {
             self.send(desk, door);

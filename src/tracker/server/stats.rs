@@ -27,7 +27,7 @@ pub struct Stats {
     pub udp_lost: u64,
     /// Announces that came at another shard than their swarm's.
     pub handed_over: u64,
-    /// The same, but there was no room in its mailbox.
+    /// Announces and scrapes that another shard had no room for.
     pub overrun: u64,
     /// Peers in the last snapshot, and how long ago it was written.
     pub saved_peers: usize,

@@ -30,6 +30,8 @@ pub struct Conduct {
     pub die_after: u64,
     /// Connected to without a tracker.
     pub peer: Option<SocketAddr>,
+    /// Asks its trackers how many there are; see [`Libtorrent::scraped`].
+    pub scrape: bool,
 }
 
 impl Libtorrent {
@@ -57,6 +59,9 @@ impl Libtorrent {
         if seed {
             command.arg("--seed");
         }
+        if conduct.scrape {
+            command.arg("--scrape");
+        }
         let mut process = Process::spawn(bed, &format!("libtorrent-{}", addr.port()), &mut command);
         process.wait_ready(Duration::from_secs(10), || answers(addr));
         Self {
@@ -83,6 +88,15 @@ impl Libtorrent {
 
     pub fn uploaded(&self) -> u64 {
         self.status()["up"].as_u64().unwrap_or(0)
+    }
+
+    /// Seeds and leechers, as its tracker said last.
+    pub fn scraped(&self) -> Option<(u64, u64)> {
+        let status = self.status();
+        Some((
+            status["scraped"][0].as_u64()?,
+            status["scraped"][1].as_u64()?,
+        ))
     }
 
     pub fn has_died(&mut self) -> bool {

@@ -1,15 +1,16 @@
 //! rqbit as seeder and downloader.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::bed::film::Film;
-use crate::bed::net::{LOOPBACK, free_port};
+use crate::bed::net::free_port;
 use crate::bed::process::Process;
 use crate::bed::{Bed, wait_until};
 
-/// Where `scripts/test.sh` and `scripts/bench.sh` put it; `RQBIT` names another place.
+/// Where `scripts/rqbit.sh` puts it.
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/rqbit/bin/rqbit");
 
 pub struct Rqbit {
@@ -19,21 +20,20 @@ pub struct Rqbit {
 
 impl Rqbit {
     /// Checks the film, then seeds until it is dropped.
-    pub fn seed(bed: &Bed, film: &Film, torrent: &Path) -> Self {
-        Self::start(bed, torrent, &film.dir)
+    pub fn seed(bed: &Bed, film: &Film, torrent: &Path, ip: IpAddr) -> Self {
+        Self::start(bed, torrent, &film.dir, ip)
     }
 
-    pub fn download(bed: &Bed, torrent: &Path) -> Self {
+    pub fn download(bed: &Bed, torrent: &Path, ip: IpAddr) -> Self {
         let dir = bed.folder(&format!("rqbit-{}", free_port()));
-        Self::start(bed, torrent, &dir)
+        Self::start(bed, torrent, &dir, ip)
     }
 
-    fn start(bed: &Bed, torrent: &Path, dir: &Path) -> Self {
-        let program = std::env::var_os("RQBIT").map_or_else(|| PROGRAM.into(), PathBuf::from);
+    fn start(bed: &Bed, torrent: &Path, dir: &Path, ip: IpAddr) -> Self {
         let port = free_port();
         let name = format!("rqbit-{port}");
         let home = bed.folder(&name);
-        let mut command = Command::new(program);
+        let mut command = Command::new(PROGRAM);
         command
             .args([
                 "--disable-dht",
@@ -41,8 +41,10 @@ impl Rqbit {
                 "--disable-lsd",
             ])
             .arg("--disable-upnp-port-forward")
-            .args(["--listen-ip", &LOOPBACK.to_string()])
+            .args(["--listen-ip", &ip.to_string()])
             .args(["--listen-port", &port.to_string()])
+            // Left out, it announces 4240, wherever it listens.
+            .args(["--announce-port", &port.to_string()])
             .args(["download", "--overwrite", "--output-folder"])
             .arg(dir)
             .arg(torrent)

@@ -75,6 +75,13 @@ impl Tracker {
         self.process = spawn(bed, self.v4, self.v6, &self.store, &self.words);
     }
 
+    /// The same with other words.
+    #[track_caller]
+    pub fn restart_with(&mut self, bed: &Bed, how: Signal, words: &[&str]) {
+        self.words = words.iter().map(|&word| word.to_owned()).collect();
+        self.restart(bed, how);
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }

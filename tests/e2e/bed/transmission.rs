@@ -49,7 +49,7 @@ impl Transmission {
         let name = format!("transmission-{}", addr.port());
         let home = bed.folder(&name);
         let settings = json!({
-            "bind-address-ipv4": ip, "peer-port": addr.port(), "download-dir": dir,
+            "bind-address-ipv4": ip, "bind-address-ipv6": "::1", "peer-port": addr.port(), "download-dir": dir,
             "rpc-bind-address": "127.0.0.1", "rpc-port": rpc.port(), "rpc-whitelist-enabled": false,
             "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
             "port-forwarding-enabled": false, "blocklist-enabled": false, "encryption": 0,
@@ -87,8 +87,20 @@ impl Transmission {
             "peersConnected",
             "errorString",
             "error",
+            "trackerStats",
         ];
         self.call("torrent-get", &json!({ "fields": fields }))["torrents"][0].clone()
+    }
+
+    /// Seeds and leechers, as its tracker said last.
+    pub fn scraped(&self) -> Option<(u64, u64)> {
+        let torrent = self.torrent();
+        let tracker = &torrent["trackerStats"][0];
+        if tracker["lastScrapeSucceeded"] != true {
+            return None;
+        }
+        let count = |name: &str| tracker[name].as_u64();
+        Some((count("seederCount")?, count("leecherCount")?))
     }
 
     #[track_caller]

@@ -169,6 +169,32 @@ fn what_is_no_request_is_told_so_and_ends() {
     assert_eq!(tracker.stats()["peers"], 0);
 }
 
+#[test]
+fn a_body_for_the_registry_is_read_whole() {
+    let bed = Bed::new();
+    let tracker = Tracker::start(&bed);
+    let mut client = Client::connect(tracker.v4).unwrap();
+    let body = vec![b'x'; 16 << 20];
+    for _ in 0..2 {
+        let head = format!(
+            "PUT /metainfo?url=x HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        client.send_raw(head.as_bytes()).unwrap();
+        assert_eq!(client.head().unwrap().status, 100);
+        client.send_raw(&body).unwrap();
+        assert_eq!(
+            client.reply("PUT").unwrap().status,
+            404,
+            "there is no registry"
+        );
+    }
+    // The connection has kept its place.
+    let reply = client.get(&announce_target(&HASH, 1, ""), &[]).unwrap();
+    assert!(reply.text().contains("8:interval"));
+}
+
 /// All that comes until the other side closes.
 fn say(to: SocketAddr, raw: &str) -> String {
     use std::io::Read as _;

@@ -1,13 +1,14 @@
 //! What outlives a tracker, what is read again, and who may be tracked.
 
 use std::io::Read as _;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::bed::film::hex;
 use crate::bed::http::{Client, get};
+use crate::bed::net::{free_port, outside_address};
 use crate::bed::nginx::Nginx;
 use crate::bed::tracker::{Tracker, announce_target};
 use crate::bed::{Bed, stub, wait_until};
@@ -60,6 +61,19 @@ fn peers_outlive_kill_9() {
 #[test]
 fn peers_outlive_a_restart_of_many_shards() {
     restart_keeps_peers(Signal::TERM, &["--shards", "3"]);
+}
+
+#[test]
+fn shards_may_become_more_or_fewer() {
+    let bed = Bed::new();
+    let mut tracker = Tracker::start_with(&bed, &["--shards", "3"]);
+    for hash in 1..=30 {
+        announce(&tracker, hash, 1, "&left=1");
+    }
+    for shards in ["1", "2", "1"] {
+        tracker.restart_with(&bed, Signal::TERM, &["--shards", shards]);
+        assert_eq!(tracker.stats()["swarms"], 30, "{shards}");
+    }
 }
 
 #[test]
@@ -234,6 +248,29 @@ fn what_hinders_the_start_is_told() {
     assert_eq!((code, why.contains("line 1")), (Some(65), true), "{why}");
     assert_eq!(run(&["--interval", "5s"]).0, Some(78));
     assert_eq!(run(&["--listen", "127.0.0.1:0"]).0, Some(64));
+}
+
+#[test]
+fn one_address_has_its_share_of_connections() {
+    let bed = Bed::new();
+    let outside = SocketAddr::new(outside_address().into(), free_port());
+    let tracker = Tracker::start_on(&bed, outside);
+    let target = announce_target(&[1; 20], 1, "");
+    let mut open: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = Client::connect(outside).unwrap();
+            assert_eq!(client.get(&target, &[]).unwrap().status, 200);
+            client
+        })
+        .collect();
+    assert!(get(outside, &target, &[]).is_err(), "one too many");
+    // Other addresses are not hindered, and whoever leaves makes room.
+    let six = get(tracker.v6, "/stats.json", &[]).unwrap();
+    assert_eq!(six.status, 200);
+    open.pop();
+    wait_until("room for another", LIMIT, || {
+        get(outside, &target, &[]).is_ok()
+    });
 }
 
 #[test]

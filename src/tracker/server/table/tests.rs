@@ -283,13 +283,15 @@ fn a_peer_costs_little_memory() {
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
+        // Each lives through days of sweeps.
+        cases: 40,
         ..ProptestConfig::default()
     })]
 
     #[test]
     fn any_announces_keep_the_counts_in_step(
         list in proptest::collection::vec(
-            (1u8..5, 1u16..6, 0u64..2, 0u8..4, 0u64..3000, any::<bool>()), 0..80),
+            (1u8..5, 1u16..6, 0u64..2, 0u8..4, 0u64..3000, any::<bool>()), 0..60),
     ) {
         let mut it = table(Limits {
             swarms_max: 3, peers_max: 9, swarm_peers_max: 3, home_peers_max: 2, ..Limits::default()
