@@ -264,7 +264,8 @@ class Cpu:
     def read():
         words = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
         ticks = [int(word) for word in words]
-        return sum(ticks), ticks[3] + ticks[4]
+        # What runs at a lower priority gives way, and counts as idle.
+        return sum(ticks), ticks[1] + ticks[3] + ticks[4]
 
     def look(self):
         if self.now() < self.next:

@@ -25,6 +25,7 @@ use crate::shard::Shard;
 use crate::shard::fetch;
 use crate::shard::host::Host;
 use crate::shard::host::InUse;
+use crate::shard::kept::Adopted;
 use crate::shard::kept::Kept;
 use crate::shard::opening;
 use crate::shard::origin::OriginHost;
@@ -482,11 +483,14 @@ impl Film {
         }
     }
 
-    /// What passed through becomes the swarm's, if there is one here.
-    pub async fn hand_kept(&self) {
-        if let (State::Here { host, file }, Some(origin)) = (self.state(), &self.origin) {
-            self.kept.hand_over(&host, origin, file).await;
-        }
+    /// What passed through becomes the swarm's, if there is one here, and so does what is still
+    /// `to_come` of the range under way.
+    pub async fn hand_kept(&self, to_come: Option<ByteRange>) -> Option<Adopted> {
+        let origin = self.origin.as_ref()?;
+        let State::Here { host, file } = self.state() else {
+            return None;
+        };
+        self.kept.hand_over(&host, origin, file, to_come).await
     }
 
     /// Whether the origin's own bytes can still be had, one way or another.

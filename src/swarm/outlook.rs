@@ -36,6 +36,8 @@ const PROSPECT_FIRST_S: f64 = 0.5;
 const PROSPECT_FIRST_BYTES: u64 = 128 << 10;
 const PROSPECT_LEAD_S: f64 = 2.0;
 const PROSPECT_LEAD_BYTES: u64 = 512 << 10;
+/// One range at a time is enough of an origin that is so many times faster than the film.
+const FAST_TIMES: f64 = 1.5;
 /// Everything so far ahead is bought at once under `OriginPolicy::Eager`, s.
 const EAGER_S: f64 = 60.0;
 /// Share of the margin at which everything missing is bought.
@@ -56,6 +58,8 @@ pub struct Outlook<'a> {
     pub scene: &'a Scene<'a>,
     pub reader: &'a Reader,
     pub origin: &'a Origin,
+    /// Bytes that this origin is still to bring.
+    pub to_come: u64,
     pub margin_s: f64,
     pub policy: OriginPolicy,
     pub lab: Lab,
@@ -92,6 +96,11 @@ impl Outlook<'_> {
             let again = now + seconds(PROSPECT_LOOK_S);
             return Plan::Wait(if due { again } else { Time::NEVER });
         };
+        // A range that shares the line with one under way delays what is needed first.
+        let early = self.to_come.saturating_sub(self.origin.pipeline());
+        if early > 0 && self.origin.rate > FAST_TIMES * rate {
+            return Plan::Wait(now + seconds(float(early) / self.origin.rate));
+        }
         let room = bytes(self.origin.rate).clamp(HEDGE_BYTES_MAX, LONE_BYTES_MAX);
         // In unequal steps, so that two fetches that share the line do not end together.
         let size = self.start_size() << (2 * self.origin.runs.min(4));

@@ -255,6 +255,40 @@ fn a_cold_start_is_bought_at_once_unless_peers_are_quicker() {
 }
 
 #[test]
+fn alone_a_range_follows_the_one_before_unless_the_origin_is_slow() {
+    let mut case = case(OriginPolicy::Hybrid);
+    let reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
+    let Plan::Buy { range, cause, .. } = case.plan(Time::ZERO, &reader, &[]) else {
+        panic!("nothing bought");
+    };
+    let fetch = case.supply.start(Time::ZERO, case.origin, range, cause);
+    let fetch = fetch.unwrap().key;
+    case.requests.buy(range, fetch);
+    assert!(is_buy(case.plan(Time::ZERO, &reader, &[]), Cause::Start));
+    // Once little is to come; at 50 ms and 3 MB/s that is 150 kB.
+    let start = ByteRange::new(range.end, range.end + (1 << 20));
+    let second = case.supply.start(Time::ZERO, case.origin, start, cause);
+    let second = second.unwrap().key;
+    case.requests.buy(start, second);
+    case.supply.finish(fetch);
+    let mut plan_at = |rate, to_come| {
+        let origin = case.origin;
+        let first_byte = Duration::from_millis(50);
+        case.supply.set_estimate(origin, first_byte, rate);
+        case.supply.fetch_mut(second).unwrap().at = start.end - to_come;
+        case.plan(Time::ZERO, &reader, &[])
+    };
+    assert!(matches!(plan_at(3e6, 140_000), Plan::Buy { .. }));
+    let wait = plan_at(3e6, 450_000);
+    assert!(
+        matches!(wait, Plan::Wait(at) if at == Time::from_millis(100)),
+        "{wait:?}"
+    );
+    // One that hardly keeps up with the film may be slow by the connection.
+    assert!(matches!(plan_at(1.2 * RATE, 450_000), Plan::Buy { .. }));
+}
+
+#[test]
 fn a_hedge_waits_for_its_latest_start_and_spares_what_peers_bring() {
     let case = case(OriginPolicy::Hybrid);
     let (late, reader) = playing();
