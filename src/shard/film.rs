@@ -22,6 +22,7 @@ use crate::resolve::discover::Unfound;
 use crate::resolve::discover::choose_file;
 use crate::ring::runtime;
 use crate::shard::Shard;
+use crate::shard::bitrate::Head;
 use crate::shard::fetch;
 use crate::shard::host::Host;
 use crate::shard::host::InUse;
@@ -74,6 +75,7 @@ pub struct Film {
     /// Sites that have seen this film's origin answer (R13).
     pub sites: Sites,
     kept: Kept,
+    pub head: Head,
     /// Of the site that is to answer for the torrent.
     quota: RefCell<Option<Arc<Quota>>>,
     /// That site's limit keeps the film from its torrent.
@@ -135,6 +137,7 @@ impl Film {
             sniffed: Cell::new(None),
             sites: Sites::default(),
             kept: Kept::default(),
+            head: Head::default(),
             quota: RefCell::new(quota),
             refused: Cell::new(false),
             used_at: Cell::new(now),

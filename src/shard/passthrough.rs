@@ -38,7 +38,10 @@ use crate::units::ByteRange;
 
 /// Bytes asked of the origin at first: what many viewers ask for at once, before they know of each
 /// other, is a start's whole cost.
-const GRANULE_FIRST: u64 = 128 * 1024;
+const GRANULE_FIRST: u64 = 64 * 1024;
+/// The torrent is asked for so much before the film: the few packets of its answer would be lost
+/// where the film's burst fills a short queue, and that costs them 200 ms.
+const TORRENT_LEAD: Duration = Duration::from_millis(3);
 /// And later, at a time (DESIGN §3: at most 1 MiB).
 const GRANULE_MAX: u64 = 512 * 1024;
 /// All that there is, as one stream.
@@ -69,6 +72,9 @@ pub async fn reply(
     let Some(origin) = film.origin.clone() else {
         return player.fail(shard, request, &NOTHING_KNOWN).await;
     };
+    if matches!(film.state(), State::Resolving) {
+        runtime::sleep(TORRENT_LEAD).await;
+    }
     let mut first = Fetch::start(&origin, first_range(request.head), true);
     let (head, total) = loop {
         let answer = tokio::select! {
@@ -287,11 +293,12 @@ impl Drop for Fetch {
 /// The swarm that goes on behind the range under way: its reader begins there already.
 struct Heir {
     reader: OpenReader,
+    file: usize,
     /// In the file.
     begins: u64,
     /// What still arrives of that range is the swarm's as well.
     passing: Option<Adopted>,
-    _host: InUse,
+    host: InUse,
 }
 
 /// A body on its way through.
@@ -427,9 +434,13 @@ impl Pass {
         if under_way && (!self.origin.takes_ranges() || self.next >= self.left.end) {
             return;
         }
-        let Some((host, file)) = film.successor(shard.now()) else {
+        // How fast the film plays decides what its reader asks for first.
+        let to_come = self.next.saturating_sub(self.left.start);
+        let told = film.head.is_over() || to_come <= GRANULE_FIRST / 2;
+        let Some((host, file)) = film.successor(shard.now()).filter(|_| !under_way || told) else {
             return;
         };
+        film.head.tell(&host, file);
         let next = if under_way {
             self.next
         } else {
@@ -443,8 +454,9 @@ impl Pass {
         self.heir = Some(Heir {
             reader: OpenReader::new(&host, file, rest, request.asked_at),
             begins: next,
+            file,
             passing,
-            _host: host,
+            host,
         });
     }
 
@@ -497,9 +509,16 @@ impl Pass {
         sending.set(bytes.len());
         let at = self.left.start;
         self.left.start += bytes.len() as u64;
-        match self.heir.as_ref().map(|heir| &heir.passing) {
-            Some(Some(passing)) => passing.feed(&bytes),
-            Some(None) => {}
+        let heard = film.head.hear(at, &bytes);
+        match &self.heir {
+            Some(heir) => {
+                if heard {
+                    film.head.tell(&heir.host, heir.file);
+                }
+                if let Some(passing) = &heir.passing {
+                    passing.feed(&bytes);
+                }
+            }
             None => film.keep(at, &bytes),
         }
         let sent = send(player, bytes, self.chunked);

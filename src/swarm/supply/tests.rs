@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 
 use super::*;
+use crate::swarm::reader::PROMOTED_AFTER;
 use crate::swarm::rendezvous::Turn;
 use crate::units::{InfoHash, PeerId, PieceIndex};
 
@@ -172,6 +173,29 @@ fn of_what_nobody_has_each_viewer_fetches_what_it_has_drawn() {
         owners[20..=41].iter().all(|&owners| owners == 1),
         "{owners:?}"
     );
+}
+
+#[test]
+fn a_crowd_that_waits_for_its_start_throws_in_what_follows() {
+    let rivals = [lot(1), lot(2), lot(3)];
+    let bought = |crowd: bool| {
+        let mut case = case(OriginPolicy::Hybrid);
+        let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
+        if crowd {
+            reader.handle_crowd();
+        }
+        reader.set_ready(Time::ZERO, 250_000);
+        reader.handle_sent(Time::ZERO, 250_000);
+        bought_among(&mut case, Time::ZERO, &reader, &rivals).0
+    };
+    // One request alone may be a look at the film's head: up to where it would be known as play.
+    let probe = PROMOTED_AFTER.div_ceil(128 << 10);
+    assert!(bought(false).iter().all(|&piece| u64::from(piece) <= probe));
+    let drawn: Vec<u32> = bought(true);
+    let last = *drawn.last().unwrap();
+    assert!(u64::from(last) > probe, "{drawn:?}");
+    // 3.3 s until it begins, and 12 s ahead of that.
+    assert!(drawn.iter().all(|&piece| piece <= 24), "{drawn:?}");
 }
 
 #[test]
