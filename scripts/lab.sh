@@ -43,4 +43,10 @@ if [ -z "$binary" ]; then
     cargo build --locked --release
     binary=target/release/bittube
 fi
+case " $* " in
+    *" rqbit "* | *"=rqbit "*)
+        scripts/rqbit.sh
+        set -- --rqbit "$PWD/target/rqbit/bin/rqbit" "$@"
+        ;;
+esac
 exec "$python" scripts/lab/main.py --binary "$(realpath "$binary")" "$@"

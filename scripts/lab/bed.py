@@ -275,6 +275,9 @@ class Stub:
             raise RuntimeError(f"{self.name} ended: {tail(self.name)}")
         return self.token_file.exists() and self.host.inside(lambda: answers("127.0.0.1", 8082))
 
+    def begin(self):
+        """Nothing: the request begins everything."""
+
     def url(self):
         return f"http://127.0.0.1:8081/{TRACKER}/{FILM_URL}"
 

@@ -43,7 +43,8 @@ def read_words():
     words.add_argument("--first-seed", type=int, default=1, metavar="N")
     words.add_argument("--length", type=int, metavar="S", help=f"of the film [{LENGTH_S}]")
     words.add_argument("--policy", default="hybrid", metavar="NAME",
-                       help="an --origin-policy of `bittube`, or http: no BitTube at all")
+                       help="an --origin-policy of `bittube`; http: no BitTube at all; rqbit: "
+                       "rqbit 9.1 in its place, and a seed in the origin's")
     words.add_argument("--without", default="", metavar="WORD[,WORD…]",
                        help="part of the policy that is left out, or another's rule in its place: "
                        "no-rank, no-inject, no-hedge, sequential, rarest, fallback, web-seed, "
@@ -55,6 +56,7 @@ def read_words():
                        help="each run's result is kept there, and a run whose result is there "
                        "already is not made again: all of them take hours")
     words.add_argument("--binary", help=argparse.SUPPRESS)
+    words.add_argument("--rqbit", help=argparse.SUPPRESS)
     words.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     given = words.parse_args()
     try:
@@ -62,6 +64,8 @@ def read_words():
         given.names = scenarios.expand(names)
     except ValueError as error:
         words.error(str(error))
+    if given.policy == "rqbit" and {"S5", "S8"} & set(given.names):
+        words.error("--policy rqbit: S5 and S8 have peers that are not rqbit")
     if given.viewers is not None and not 1 <= given.viewers <= VIEWERS_MAX:
         words.error(f"--viewers: 1 to {VIEWERS_MAX}")
     given.whole = not (given.quick or given.scenario or given.viewers or given.length)
@@ -122,8 +126,8 @@ def play(given, name, seed, out):
     """One run, in namespaces that end with it."""
     options = {
         "scenario": name, "seed": seed, "viewers": given.viewers, "length": given.length,
-        "policy": given.policy, "binary": given.binary, "log": given.log or "warn", "out": str(out),
-        "logs": None, "lab": given.without,
+        "policy": given.policy, "binary": given.binary, "rqbit": given.rqbit,
+        "log": given.log or "warn", "out": str(out), "logs": None, "lab": given.without,
     }
     if given.log:
         options["logs"] = str(ROOT / "target/lab/logs" / f"{now()}-{name}-{seed}")

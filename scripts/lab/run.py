@@ -23,6 +23,7 @@ from bed import FILM_URL, ORIGIN_IP, PLAIN_URL, POISONER_BYTE, SCRATCH, SEED_BYT
 from bed import VIEWER_BYTE, Bed, Stub, Worker, tail
 from film import PIECE_LEN
 from player import BUFFER_S, PATIENCE_S, Player, connect
+from rqbit import Rqbit, Seed
 from scenario import DOWNLOAD, rate
 
 # The players' clocks are looked at so often, s.
@@ -60,6 +61,11 @@ class Run:
         self.selector = selectors.DefaultSelector()
         self.begun = 0.0
         self.plain = options["policy"] == "http"
+        self.program = Rqbit if options["policy"] == "rqbit" else Stub
+        self.seed = None
+        if self.program is Rqbit:
+            self.seed = Seed(self.bed)
+            self.seed.start(self.film)
 
     def now(self):
         return time.monotonic() - self.begun
@@ -88,10 +94,12 @@ class Run:
             for key, _ in self.selector.select(TICK_S):
                 key.data.handle_readable(self.now())
             cpu.look()
+            if self.seed:
+                self.seed.count(self.now())
         self.worker.drain()
         # Answers under way are logged when they end.
         time.sleep(1.0)
-        for stub in self.extras:
+        for stub in self.extras + [self.seed] * bool(self.seed):
             stub.stop()
         length = self.now()
         self.bed.stop_origin()
@@ -121,6 +129,8 @@ class Run:
                 self.worker.do(partial(self.prepare, viewer))
             if viewer.ready and now >= session.join:
                 viewer.joined = True
+                if viewer.stub:
+                    viewer.stub.begin()
                 viewer.player.join(now)
             elif self.worker.failure:
                 raise self.worker.failure
@@ -147,7 +157,7 @@ class Run:
         is_cached = lambda at: False
         url = FILM_URL
         if not self.plain:
-            viewer.stub = Stub(self.bed, host, f"viewer{viewer.number}")
+            viewer.stub = self.program(self.bed, host, f"viewer{viewer.number}")
             viewer.stub.start(self.film)
             url = viewer.stub.url()
             is_cached = lambda at: viewer.stub.is_cached(at, len(self.film.data))
@@ -233,7 +243,7 @@ class Run:
 
     def sends(self, epoch):
         """(began, ended, bytes, viewer's address) of each answer with bytes of the film."""
-        sends = []
+        sends = self.seed.sends if self.seed else []
         for line in self.bed.origin_log():
             ended, took, addr, status, count, _, path = line.split(" ")
             if path == "/film.mp4" and int(status) in (200, 206) and int(count):
@@ -264,7 +274,8 @@ class Cpu:
     def read():
         words = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
         ticks = [int(word) for word in words]
-        return sum(ticks), ticks[3] + ticks[4]
+        # What runs at a lower priority gives way, and counts as idle.
+        return sum(ticks), ticks[1] + ticks[3] + ticks[4]
 
     def look(self):
         if self.now() < self.next:

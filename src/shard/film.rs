@@ -23,9 +23,11 @@ use crate::resolve::discover::Unfound;
 use crate::resolve::discover::choose_file;
 use crate::ring::runtime;
 use crate::shard::Shard;
+use crate::shard::bitrate::Head;
 use crate::shard::fetch;
 use crate::shard::host::Host;
 use crate::shard::host::InUse;
+use crate::shard::kept::Adopted;
 use crate::shard::kept::Kept;
 use crate::shard::opening;
 use crate::shard::origin::OriginHost;
@@ -74,6 +76,7 @@ pub struct Film {
     /// Sites that have seen this film's origin answer (R13).
     pub sites: Sites,
     kept: Kept,
+    pub head: Head,
     /// Of the site that is to answer for the torrent.
     quota: RefCell<Option<Arc<Quota>>>,
     /// That site's limit keeps the film from its torrent.
@@ -137,6 +140,7 @@ impl Film {
             sniffed: Cell::new(None),
             sites: Sites::default(),
             kept: Kept::default(),
+            head: Head::default(),
             quota: RefCell::new(quota),
             refused: Cell::new(false),
             used_at: Cell::new(now),
@@ -495,11 +499,14 @@ impl Film {
         }
     }
 
-    /// What passed through becomes the swarm's, if there is one here.
-    pub async fn hand_kept(&self) {
-        if let (State::Here { host, file }, Some(origin)) = (self.state(), &self.origin) {
-            self.kept.hand_over(&host, origin, file).await;
-        }
+    /// What passed through becomes the swarm's, if there is one here, and so does what is still
+    /// `to_come` of the range under way.
+    pub async fn hand_kept(&self, to_come: Option<ByteRange>) -> Option<Adopted> {
+        let origin = self.origin.as_ref()?;
+        let State::Here { host, file } = self.state() else {
+            return None;
+        };
+        self.kept.hand_over(&host, origin, file, to_come).await
     }
 
     /// Whether the origin's own bytes can still be had, one way or another.

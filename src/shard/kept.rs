@@ -8,6 +8,7 @@ use crate::ring::buffers::Held;
 use crate::ring::runtime;
 use crate::shard::host::Host;
 use crate::shard::origin::OriginHost;
+use crate::swarm::FetchKey;
 use crate::units::ByteRange;
 
 /// Bytes kept of one film.
@@ -37,33 +38,78 @@ impl Kept {
         self.len.set(0);
     }
 
-    /// Gives all of it to the swarm, as what this origin sent of file `file`.
-    pub async fn hand_over(&self, host: &Rc<Host>, origin: &Rc<OriginHost>, file: usize) {
+    /// Gives all of it to the swarm, as what this origin sent of file `file`. What is still `to
+    /// come` is the swarm's too, as it arrives: the fetch to feed with it.
+    pub async fn hand_over(
+        &self,
+        host: &Rc<Host>,
+        origin: &Rc<OriginHost>,
+        file: usize,
+        to_come: Option<ByteRange>,
+    ) -> Option<Adopted> {
         let runs = std::mem::take(&mut *self.runs.borrow_mut());
         self.len.set(0);
-        let Some(metainfo) = host.metainfo.borrow().clone() else {
-            return;
-        };
-        let whole = metainfo.layout.file_range(file);
-        for (range, parts) in joined(runs) {
-            let Some(key) = host.sources.key_of(origin) else {
-                return;
-            };
+        let whole = host.metainfo.borrow().as_ref()?.layout.file_range(file);
+        let mut open = None;
+        for (range, parts) in joined(runs, to_come) {
+            let goes_on = to_come.is_some_and(|to_come| to_come.end == range.end);
             let range = range.up(whole.start).and(whole);
-            let fetch = host.swarm.borrow_mut().adopt(runtime::now(), key, range);
-            host.drain(&[]);
-            let Some(fetch) = fetch else { continue };
+            let Some(fetch) = Adopted::new(host, origin, range) else {
+                continue;
+            };
             for slice in parts.iter().flat_map(|part| part.chunks(FEED_SLICE)) {
-                host.handle_fetch_bytes(fetch, slice);
+                fetch.feed(slice);
                 runtime::breathe().await;
             }
-            host.handle_fetch_end(fetch, None);
+            if goes_on {
+                open = Some(fetch);
+            }
         }
+        open
     }
 }
 
-/// Runs that follow each other without a hole, as one range; what overlaps is left out.
-fn joined(runs: BTreeMap<u64, Vec<u8>>) -> Vec<(ByteRange, Vec<Vec<u8>>)> {
+/// A range that passes through to a player and is the swarm's as well; what has not come is given
+/// back when dropped.
+pub struct Adopted {
+    host: Rc<Host>,
+    key: FetchKey,
+}
+
+impl Adopted {
+    /// `range`: bytes of the torrent. `None` if the swarm does not know this origin.
+    fn new(host: &Rc<Host>, origin: &Rc<OriginHost>, range: ByteRange) -> Option<Self> {
+        let (first_byte, bytes_per_s) = origin.estimate();
+        let origin = host.sources.key_of(origin)?;
+        let mut swarm = host.swarm.borrow_mut();
+        swarm.set_estimate(origin, first_byte, bytes_per_s);
+        let key = swarm.adopt(runtime::now(), origin, range);
+        drop(swarm);
+        host.drain(&[]);
+        Some(Self {
+            host: host.clone(),
+            key: key?,
+        })
+    }
+
+    /// The next bytes.
+    pub fn feed(&self, bytes: &[u8]) {
+        self.host.handle_fetch_bytes(self.key, bytes);
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        self.host.handle_fetch_end(self.key, None);
+    }
+}
+
+/// Runs that follow each other without a hole, as one range; what overlaps is left out. What is
+/// `to_come` belongs to the run that it follows.
+fn joined(
+    runs: BTreeMap<u64, Vec<u8>>,
+    to_come: Option<ByteRange>,
+) -> Vec<(ByteRange, Vec<Vec<u8>>)> {
     let mut out: Vec<(ByteRange, Vec<Vec<u8>>)> = Vec::new();
     for (at, bytes) in runs {
         let end = at + bytes.len() as u64;
@@ -74,6 +120,12 @@ fn joined(runs: BTreeMap<u64, Vec<u8>>) -> Vec<(ByteRange, Vec<Vec<u8>>)> {
             }
             Some((range, _)) if at < range.end => {}
             _ => out.push((ByteRange::new(at, end), vec![bytes])),
+        }
+    }
+    if let Some(to_come) = to_come {
+        match out.iter_mut().find(|(range, _)| range.end == to_come.start) {
+            Some((range, _)) => range.end = to_come.end,
+            None => out.push((to_come, Vec::new())),
         }
     }
     out
@@ -90,8 +142,26 @@ mod tests {
             kept.keep(at, &vec![1; len]);
         }
         let runs = std::mem::take(&mut *kept.runs.borrow_mut());
-        let ranges: Vec<_> = joined(runs).into_iter().map(|(range, _)| range).collect();
+        let ranges: Vec<_> = joined(runs, None)
+            .into_iter()
+            .map(|(range, _)| range)
+            .collect();
         assert_eq!(ranges, [ByteRange::new(0, 15), ByteRange::new(20, 25)]);
+    }
+
+    #[test]
+    fn what_is_to_come_goes_with_the_run_before_it() {
+        let ranges = |kept: &[(u64, usize)], to_come| -> Vec<ByteRange> {
+            let runs = kept.iter().map(|(at, len)| (*at, vec![1; *len])).collect();
+            let joined = joined(runs, Some(to_come));
+            joined.into_iter().map(|(range, _)| range).collect()
+        };
+        let to_come = ByteRange::new(15, 40);
+        assert_eq!(ranges(&[(0, 15)], to_come), [ByteRange::new(0, 40)]);
+        assert_eq!(ranges(&[], to_come), [to_come]);
+        // Nothing was kept of what was sent last, and another player was ahead of this one.
+        let apart = [ByteRange::new(0, 10), ByteRange::new(20, 25), to_come];
+        assert_eq!(ranges(&[(0, 10), (20, 5)], to_come), apart);
     }
 
     #[test]

@@ -14,13 +14,18 @@ use crate::http::range;
 use crate::http::range::Asked;
 use crate::origin::OriginFailed;
 use crate::ring::buffers::Held;
+use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::entity;
 use crate::shard::film::Film;
 use crate::shard::film::State;
+use crate::shard::host::InUse;
+use crate::shard::kept::Adopted;
 use crate::shard::origin::OriginHost;
 use crate::shard::origin::Pipe;
 use crate::shard::origin::Sink;
+use crate::shard::reader::BLOCKED_AFTER;
+use crate::shard::reader::OpenReader;
 use crate::shard::stub::Ended;
 use crate::shard::stub::Player;
 use crate::shard::stub::Request;
@@ -33,7 +38,10 @@ use crate::units::ByteRange;
 
 /// Bytes asked of the origin at first: what many viewers ask for at once, before they know of each
 /// other, is a start's whole cost.
-const GRANULE_FIRST: u64 = 128 * 1024;
+const GRANULE_FIRST: u64 = 64 * 1024;
+/// The torrent is asked for so much before the film: the few packets of its answer would be lost
+/// where the film's burst fills a short queue, and that costs them 200 ms.
+const TORRENT_LEAD: Duration = Duration::from_millis(3);
 /// And later, at a time (DESIGN §3: at most 1 MiB).
 const GRANULE_MAX: u64 = 512 * 1024;
 /// All that there is, as one stream.
@@ -64,6 +72,9 @@ pub async fn reply(
     let Some(origin) = film.origin.clone() else {
         return player.fail(shard, request, &NOTHING_KNOWN).await;
     };
+    if matches!(film.state(), State::Resolving) {
+        runtime::sleep(TORRENT_LEAD).await;
+    }
     let mut first = Fetch::start(&origin, first_range(request.head), true);
     let (head, total) = loop {
         let answer = tokio::select! {
@@ -100,7 +111,7 @@ pub async fn reply(
     let mut pass = Pass::new(&origin, first, body);
     pass.chunked = matches!(plan.framing, Framing::Chunked);
     let whole = pass.run(player, shard, film, Some(request)).await;
-    film.hand_kept().await;
+    film.hand_kept(None).await;
     Ended::kept_if(whole && plan.keep_alive)
 }
 
@@ -279,12 +290,24 @@ impl Drop for Fetch {
     }
 }
 
+/// The swarm that goes on behind the range under way: its reader begins there already.
+struct Heir {
+    reader: OpenReader,
+    file: usize,
+    /// In the file.
+    begins: u64,
+    /// What still arrives of that range is the swarm's as well.
+    passing: Option<Adopted>,
+    host: InUse,
+}
+
 /// A body on its way through.
 struct Pass {
     origin: Rc<OriginHost>,
     fetch: Option<Fetch>,
     /// Asked for while the one before is still being sent.
     ahead: Option<Fetch>,
+    heir: Option<Heir>,
     /// Next byte of the file for the player, and the end of the reply.
     left: ByteRange,
     /// Where the first fetch began, and where the next one begins.
@@ -306,6 +329,7 @@ impl Pass {
             origin: origin.clone(),
             fetch: fits.then_some(first),
             ahead: None,
+            heir: None,
             began: body.start,
             left: body,
             next,
@@ -324,15 +348,17 @@ impl Pass {
     ) -> bool {
         let mut first = request.is_some();
         while !self.left.is_empty() {
+            if let Some(request) = request {
+                self.look_for_heir(shard, film, request).await;
+            }
             if self.fetch.is_none() {
-                if let Some(request) = request
-                    && self.ahead.is_none()
-                    && let Some((host, file)) = film.successor(shard.now())
-                {
-                    film.hand_kept().await;
-                    return request
-                        .go_on(player, shard, film, &host, file, self.left)
-                        .await;
+                if let (Some(request), Some(heir)) = (request, self.heir.take()) {
+                    drop(heir.passing);
+                    if heir.begins != self.left.start {
+                        return false;
+                    }
+                    let stream = request.stream(player, shard, film, &heir.reader, self.left);
+                    return stream.await;
                 }
                 self.fetch = self.ahead.take();
             }
@@ -382,18 +408,56 @@ impl Pass {
     ) -> bool {
         tracing::info!(why = error.why, "the origin broke off");
         film.handle_origin_failed();
+        self.heir = None;
         let Some(request) = request.filter(|_| !self.origin.changed.get()) else {
             return false;
         };
         film.settled(OTHER_WAYS_WAIT).await;
         match film.successor(shard.now()) {
             Some((host, file)) => {
+                let reader = OpenReader::new(&host, file, self.left, request.asked_at);
                 request
-                    .go_on(player, shard, film, &host, file, self.left)
+                    .stream(player, shard, film, &reader, self.left)
                     .await
             }
             None => false,
         }
+    }
+
+    /// A swarm that can go on where the range under way ends begins at once: its first answers
+    /// then follow without a gap.
+    async fn look_for_heir(&mut self, shard: &Rc<Shard>, film: &Rc<Film>, request: &Request<'_>) {
+        if self.heir.is_some() || self.ahead.is_some() {
+            return;
+        }
+        let under_way = self.fetch.is_some();
+        if under_way && (!self.origin.takes_ranges() || self.next >= self.left.end) {
+            return;
+        }
+        // How fast the film plays decides what its reader asks for first.
+        let to_come = self.next.saturating_sub(self.left.start);
+        let told = film.head.is_over() || to_come <= GRANULE_FIRST / 2;
+        let Some((host, file)) = film.successor(shard.now()).filter(|_| !under_way || told) else {
+            return;
+        };
+        film.head.tell(&host, file);
+        let next = if under_way {
+            self.next
+        } else {
+            self.left.start
+        };
+        let to_come = ByteRange::new(self.left.start, next);
+        let passing = film
+            .hand_kept((!to_come.is_empty()).then_some(to_come))
+            .await;
+        let rest = ByteRange::new(next, self.left.end);
+        self.heir = Some(Heir {
+            reader: OpenReader::new(&host, file, rest, request.asked_at),
+            begins: next,
+            file,
+            passing,
+            host,
+        });
     }
 
     fn fetch_next(&mut self, film: &Film) -> Fetch {
@@ -445,16 +509,39 @@ impl Pass {
         sending.set(bytes.len());
         let at = self.left.start;
         self.left.start += bytes.len() as u64;
-        film.keep(at, &bytes);
-        if !self.chunked {
-            return player.sender.send_all(bytes, false).await.is_ok();
+        let heard = film.head.hear(at, &bytes);
+        match &self.heir {
+            Some(heir) => {
+                if heard {
+                    film.head.tell(&heir.host, heir.file);
+                }
+                if let Some(passing) = &heir.passing {
+                    passing.feed(&bytes);
+                }
+            }
+            None => film.keep(at, &bytes),
         }
-        player
-            .sender
-            .send_all(run_head(bytes.len()), true)
-            .await
-            .is_ok()
-            && player.sender.send_all(bytes, true).await.is_ok()
-            && player.sender.send_all(RUN_END, false).await.is_ok()
+        let sent = send(player, bytes, self.chunked);
+        tokio::pin!(sent);
+        tokio::select! {
+            biased;
+            sent = &mut sent => return sent,
+            () = runtime::sleep(BLOCKED_AFTER) => {}
+        }
+        // A paused player: the swarm does not wait for it.
+        if let Some(heir) = &mut self.heir {
+            heir.passing = None;
+        }
+        sent.await
     }
+}
+
+async fn send(player: &mut Player, bytes: Vec<u8>, chunked: bool) -> bool {
+    if !chunked {
+        return player.sender.send_all(bytes, false).await.is_ok();
+    }
+    let head = run_head(bytes.len());
+    player.sender.send_all(head, true).await.is_ok()
+        && player.sender.send_all(bytes, true).await.is_ok()
+        && player.sender.send_all(RUN_END, false).await.is_ok()
 }

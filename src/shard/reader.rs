@@ -30,14 +30,14 @@ const SEND_MAX: u64 = 256 * 1024;
 /// While another player waits for its first byte.
 const HURRIED_SEND_MAX: u64 = 64 * 1024;
 /// A socket that takes nothing for this long belongs to a paused player.
-const BLOCKED_AFTER: Duration = Duration::from_millis(300);
+pub const BLOCKED_AFTER: Duration = Duration::from_millis(300);
 /// How often a waiting reader looks whether anything can still come.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A page's first request may wait this long for the first bytes to be looked at.
 const SNIFF_WAIT: Duration = Duration::from_secs(30);
 
 /// A reader that closes itself in its swarm.
-struct OpenReader {
+pub struct OpenReader {
     host: Rc<Host>,
     key: ReaderKey,
     wake: Rc<Notify>,
@@ -73,21 +73,8 @@ impl Request<'_> {
         Ended::kept_if(sent && plan.keep_alive)
     }
 
-    /// Goes on with a reply whose first part passed through; `range` of the file is left.
-    pub async fn go_on(
-        &self,
-        player: &mut Player,
-        shard: &Rc<Shard>,
-        film: &Rc<Film>,
-        host: &Rc<Host>,
-        file: usize,
-        range: ByteRange,
-    ) -> bool {
-        let reader = OpenReader::new(host, file, range, self.asked_at);
-        self.stream(player, shard, film, &reader, range).await
-    }
-
-    async fn stream(
+    /// All of `range` of the file, where `reader` begins, or nothing more.
+    pub async fn stream(
         &self,
         player: &mut Player,
         shard: &Rc<Shard>,
@@ -203,7 +190,7 @@ async fn sniff(player: &mut Player, host: &Rc<Host>, file: usize) -> Option<Opti
 
 impl OpenReader {
     /// `range`: bytes of the file.
-    fn new(host: &Rc<Host>, file: usize, range: ByteRange, asked: Time) -> Self {
+    pub fn new(host: &Rc<Host>, file: usize, range: ByteRange, asked: Time) -> Self {
         let metainfo = host
             .metainfo
             .borrow()

@@ -19,6 +19,9 @@ const START_BYTES_MIN: u64 = 64 << 10;
 const START_BYTES_MAX: u64 = 1 << 20;
 /// The same of a film whose rate is a guess.
 const START_BYTES_GUESSED: u64 = 128 << 10;
+/// A crowd that waits for its start throws in what is needed so soon, s: with less it would have
+/// nothing to hand on afterwards, with more the origin would be too slow for its starts.
+const CROWD_AHEAD_S: f64 = 11.0;
 /// One hedge: what abandoning it costs at most.
 pub const HEDGE_BYTES_MAX: u64 = 256 << 10;
 /// And what an origin brings in this time, s, if that is more than a piece.
@@ -36,6 +39,9 @@ const PROSPECT_FIRST_S: f64 = 0.5;
 const PROSPECT_FIRST_BYTES: u64 = 128 << 10;
 const PROSPECT_LEAD_S: f64 = 2.0;
 const PROSPECT_LEAD_BYTES: u64 = 512 << 10;
+/// For a start one range at a time is enough of an origin that is so many times faster than the
+/// film.
+const FAST_TIMES: f64 = 1.5;
 /// Everything so far ahead is bought at once under `OriginPolicy::Eager`, s.
 const EAGER_S: f64 = 60.0;
 /// Share of the margin at which everything missing is bought.
@@ -56,6 +62,8 @@ pub struct Outlook<'a> {
     pub scene: &'a Scene<'a>,
     pub reader: &'a Reader,
     pub origin: &'a Origin,
+    /// Bytes that this origin is still to bring.
+    pub to_come: u64,
     pub margin_s: f64,
     pub policy: OriginPolicy,
     pub lab: Lab,
@@ -92,6 +100,12 @@ impl Outlook<'_> {
             let again = now + seconds(PROSPECT_LOOK_S);
             return Plan::Wait(if due { again } else { Time::NEVER });
         };
+        // A range that shares the line with one under way delays what the player begins with.
+        let early = self.to_come.saturating_sub(self.origin.pipeline());
+        let begins = reader.ready() < reader.range().start + bytes(rate * START_S);
+        if begins && early > 0 && self.origin.rate > FAST_TIMES * rate {
+            return Plan::Wait(now + seconds(float(early) / self.origin.rate));
+        }
         let room = bytes(self.origin.rate).clamp(HEDGE_BYTES_MAX, LONE_BYTES_MAX);
         // In unequal steps, so that two fetches that share the line do not end together.
         let size = self.start_size() << (2 * self.origin.runs.min(4));
@@ -195,7 +209,10 @@ impl Outlook<'_> {
         let from = self.first_byte();
         let mut horizon = reader.reach(now, AHEAD_S);
         if reader.is_probe() {
-            horizon = horizon.min(reader.range().start + PROMOTED_AFTER);
+            horizon = horizon.min(match reader.is_in_crowd() {
+                true => reader.reach(now, CROWD_AHEAD_S),
+                false => reader.range().start + PROMOTED_AFTER,
+            });
         }
         let window = ByteRange::new(from, horizon.clamp(from, self.end()));
         let layout = self.scene.layout;

@@ -8,7 +8,7 @@ use slab::Slab;
 use crate::swarm::FetchKey;
 use crate::swarm::OriginKey;
 use crate::swarm::PeerKey;
-use crate::swarm::outlook::{HEDGE_BYTES_MAX, Outlook, float};
+use crate::swarm::outlook::{HEDGE_BYTES_MAX, Outlook, bytes, float};
 use crate::swarm::queue::Queue;
 use crate::swarm::rarity::Rarity;
 use crate::swarm::reader::Reader;
@@ -27,6 +27,9 @@ const MARGIN_S_MAX: f64 = 2.0;
 /// An origin that was never asked is taken to answer like this.
 const FIRST_BYTE: Duration = Duration::from_millis(300);
 const RATE: f64 = 1_250_000.0;
+/// Bounds of what is still to come when the next range is asked for.
+const PIPELINE_MIN: u64 = 32 << 10;
+const PIPELINE_MAX: u64 = 256 << 10;
 /// A fetch that brings nothing for so long, and so many times longer than the origin usually takes,
 /// holds its blocks no more.
 const FETCH_LATE: Duration = Duration::from_secs(2);
@@ -326,6 +329,7 @@ impl Supply {
             scene,
             reader,
             origin,
+            to_come: self.to_come(key),
             margin_s: self.margin_s,
             policy: self.policy,
             lab: self.lab,
@@ -339,6 +343,11 @@ impl Supply {
             OriginPolicy::LastResort if lone && scene.forsaken => outlook.alone(key),
             _ => outlook.beside_peers(key),
         }
+    }
+
+    fn to_come(&self, key: OriginKey) -> u64 {
+        let fetches = self.fetches.iter().filter(|fetch| fetch.origin == key);
+        fetches.map(|fetch| fetch.range.end - fetch.at).sum()
     }
 
     /// The best origin for the reader's next bytes that can take one more fetch; or when there may
@@ -377,6 +386,12 @@ fn late_at(origins: &Slab<Origin>, fetch: &Fetch) -> Time {
 }
 
 impl Origin {
+    /// Bytes under way that keep it busy until it has heard of the next range.
+    pub fn pipeline(&self) -> u64 {
+        let wait = self.first_byte.as_secs_f64() * self.rate;
+        bytes(wait).clamp(PIPELINE_MIN, PIPELINE_MAX)
+    }
+
     /// Until `bytes` of it are here, s.
     pub fn eta_s(&self, bytes: u64) -> f64 {
         self.first_byte.as_secs_f64() + float(bytes) / self.rate

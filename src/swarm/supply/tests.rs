@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 
 use super::*;
+use crate::swarm::reader::PROMOTED_AFTER;
 use crate::swarm::rendezvous::Turn;
 use crate::units::{InfoHash, PeerId, PieceIndex};
 
@@ -175,6 +176,29 @@ fn of_what_nobody_has_each_viewer_fetches_what_it_has_drawn() {
 }
 
 #[test]
+fn a_crowd_that_waits_for_its_start_throws_in_what_follows() {
+    let rivals = [lot(1), lot(2), lot(3)];
+    let bought = |crowd: bool| {
+        let mut case = case(OriginPolicy::Hybrid);
+        let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
+        if crowd {
+            reader.handle_crowd();
+        }
+        reader.set_ready(Time::ZERO, 250_000);
+        reader.handle_sent(Time::ZERO, 250_000);
+        bought_among(&mut case, Time::ZERO, &reader, &rivals).0
+    };
+    // One request alone may be a look at the film's head: up to where it would be known as play.
+    let probe = PROMOTED_AFTER.div_ceil(128 << 10);
+    assert!(bought(false).iter().all(|&piece| u64::from(piece) <= probe));
+    let drawn: Vec<u32> = bought(true);
+    let last = *drawn.last().unwrap();
+    assert!(u64::from(last) > probe, "{drawn:?}");
+    // 3.3 s until it begins, and 12 s ahead of that.
+    assert!(drawn.iter().all(|&piece| piece <= 24), "{drawn:?}");
+}
+
+#[test]
 fn who_has_not_drawn_a_piece_steps_in_before_its_deadline_and_not_much_earlier() {
     let (_, reader) = playing();
     let ours = lot(0);
@@ -252,6 +276,40 @@ fn a_cold_start_is_bought_at_once_unless_peers_are_quicker() {
     assert!(is_buy(slow, Cause::Start));
     let quick = case.plan(Time::ZERO, &reader, &[50e6]);
     assert!(matches!(quick, Plan::Wait(at) if at > Time::ZERO));
+}
+
+#[test]
+fn alone_a_range_follows_the_one_before_unless_the_origin_is_slow() {
+    let mut case = case(OriginPolicy::Hybrid);
+    let reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
+    let Plan::Buy { range, cause, .. } = case.plan(Time::ZERO, &reader, &[]) else {
+        panic!("nothing bought");
+    };
+    let fetch = case.supply.start(Time::ZERO, case.origin, range, cause);
+    let fetch = fetch.unwrap().key;
+    case.requests.buy(range, fetch);
+    assert!(is_buy(case.plan(Time::ZERO, &reader, &[]), Cause::Start));
+    // Once little is to come; at 50 ms and 3 MB/s that is 150 kB.
+    let start = ByteRange::new(range.end, range.end + (1 << 20));
+    let second = case.supply.start(Time::ZERO, case.origin, start, cause);
+    let second = second.unwrap().key;
+    case.requests.buy(start, second);
+    case.supply.finish(fetch);
+    let mut plan_at = |rate, to_come| {
+        let origin = case.origin;
+        let first_byte = Duration::from_millis(50);
+        case.supply.set_estimate(origin, first_byte, rate);
+        case.supply.fetch_mut(second).unwrap().at = start.end - to_come;
+        case.plan(Time::ZERO, &reader, &[])
+    };
+    assert!(matches!(plan_at(3e6, 140_000), Plan::Buy { .. }));
+    let wait = plan_at(3e6, 450_000);
+    assert!(
+        matches!(wait, Plan::Wait(at) if at == Time::from_millis(100)),
+        "{wait:?}"
+    );
+    // One that hardly keeps up with the film may be slow by the connection.
+    assert!(matches!(plan_at(1.2 * RATE, 450_000), Plan::Buy { .. }));
 }
 
 #[test]
