@@ -223,24 +223,3 @@ pub fn ready_now(fd: &Fd, events: u32) -> bool {
     // SAFETY: the kernel writes to the one entry given, before the call, which does not wait, ends.
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
-
-/// From when on a socket counts as readable: so many bytes, or the end.
-pub fn set_low_water(fd: &Fd, bytes: usize) -> io::Result<()> {
-    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    let len = libc::socklen_t::try_from(size_of_val(&value)).expect("four");
-    // SAFETY: the kernel reads `len` bytes at the address of `value` before the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const value).cast(),
-            len,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}

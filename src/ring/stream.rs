@@ -107,7 +107,6 @@ impl Stream {
         connection.hangup.drop_op();
         connection.readable.drop_op();
         let fd = Rc::clone(&connection.fd);
-        let _ = connection.set_low_water(1);
         // What else holds the socket is an operation: `connection` and `fd` are two.
         let mut tries = 0;
         while Rc::strong_count(&fd) > 2 {
@@ -145,9 +144,6 @@ impl Receiver {
             // The kernel would say 0, which looks like the end (H16).
             let full = io::Error::new(io::ErrorKind::InvalidInput, "no room in the buffer");
             return (Err(full), buffer);
-        }
-        if let Err(error) = self.0.set_low_water(1) {
-            return (Err(error), buffer);
         }
         let until = deadline.map_or(Time::NEVER, |wait| runtime::now() + wait);
         let unfinished = ShutDownUnlessDone::new(&self.0);
@@ -187,57 +183,9 @@ impl Receiver {
         }
     }
 
-    /// Looks at what has come without taking it, once that is more than `more_than` bytes or the
-    /// end has come: replaces the buffer's bytes, and counts them. No more than the buffer's
-    /// capacity is seen. Past the deadline: [`io::ErrorKind::TimedOut`]. Loses nothing when
-    /// dropped.
-    pub async fn peek(
-        &mut self,
-        mut buffer: Buffer,
-        more_than: usize,
-        deadline: Option<Duration>,
-    ) -> (io::Result<usize>, Buffer) {
-        buffer.clear();
-        let result = self.peek_into(&mut buffer, more_than, deadline).await;
-        (result, buffer)
-    }
-
-    async fn peek_into(
-        &mut self,
-        buffer: &mut Buffer,
-        more_than: usize,
-        deadline: Option<Duration>,
-    ) -> io::Result<usize> {
-        let until = deadline.map_or(Time::NEVER, |wait| runtime::now() + wait);
-        self.0.set_low_water(more_than.saturating_add(1))?;
-        let wait = until.since(runtime::now());
-        tokio::select! {
-            biased;
-            () = self.ready() => {}
-            () = runtime::sleep(wait), if until != Time::NEVER => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let count = match rustix::net::recv(&self.0.fd, buffer.room_mut(), flags) {
-            Ok((count, _)) => count,
-            Err(Errno::AGAIN) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        buffer.filled(count);
-        Ok(count)
-    }
-
     /// Resolves when there are bytes, the end or an error: how an idle connection waits without a
     /// buffer. Loses nothing when dropped.
     pub async fn readable(&mut self) {
-        // Fails for no socket; should it, a spurious wait is cut short by the caller's deadline.
-        let _ = self.0.set_low_water(1);
-        self.ready().await;
-    }
-
-    /// Resolves at the socket's low-water mark.
-    async fn ready(&self) {
         let connection = &self.0;
         let mut fresh = false;
         poll_fn(|cx| {
@@ -298,8 +246,6 @@ pub(super) struct Connection {
     hangup: StoredPoll,
     readable: StoredPoll,
     hung_up: Cell<bool>,
-    /// SO_RCVLOWAT, 1 unless [`Receiver::peek`] waits for more.
-    low_water: Cell<usize>,
     given_away: Cell<bool>,
 }
 
@@ -310,7 +256,6 @@ impl Connection {
             hangup: StoredPoll::new(ops::HANGUP),
             readable: StoredPoll::new(ops::READABLE),
             hung_up: Cell::new(false),
-            low_water: Cell::new(1),
             given_away: Cell::new(false),
         }
     }
@@ -318,14 +263,6 @@ impl Connection {
     pub(super) fn shut_down(&self) {
         // Fails where the other side has reset the connection: then it is down.
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
-    }
-
-    fn set_low_water(&self, bytes: usize) -> io::Result<()> {
-        if self.low_water.get() != bytes {
-            ops::set_low_water(&self.fd, bytes)?;
-            self.low_water.set(bytes);
-        }
-        Ok(())
     }
 }
 

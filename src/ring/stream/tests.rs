@@ -325,16 +325,12 @@ async fn some_of_it(socket: Socket, mut at: usize, until: usize) -> (Socket, usi
             () = runtime::breathe() => {}
         }
         receiver.readable().await;
-        let (result, buffer) = receiver.peek(Buffer::take(SMALL), 0, Some(SECOND)).await;
-        assert!(result.unwrap() > 0);
-        check(buffer.bytes(), at);
         let (result, buffer) = receiver.recv(Buffer::take(MEDIUM), Some(SECOND)).await;
         check(buffer.bytes(), at);
         at += result.unwrap();
     }
-    // A peek that ends without bytes leaves its poll pending, beside that of the hangup.
-    let waiting = receiver.peek(Buffer::take(SMALL), MEDIUM, Some(Duration::ZERO));
-    drop(waiting.await);
+    // A wait that is given up leaves its poll pending, beside that of the hangup.
+    drop(tokio::time::timeout(Duration::ZERO, receiver.readable()).await);
     (Stream::rejoin(receiver, sender).into_socket().await, at)
 }
 
@@ -406,48 +402,26 @@ fn receives_append_and_a_full_buffer_is_no_end() {
 }
 
 #[test]
-fn peek_waits_for_more_and_takes_nothing() {
+fn readable_waits_for_a_byte_or_the_end_and_takes_nothing() {
     ring(async {
         let (socket, mut peer) = pair();
-        let (mut receiver, mut sender) = Stream::new(socket).split();
-        let first = receiver
-            .peek(Buffer::take(SMALL), 0, Some(20 * MILLI))
-            .await;
-        assert_eq!(first.0.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        peer.write_all(b"GET / HT").unwrap();
-        let (result, buffer) = receiver.peek(first.1, 0, None).await;
-        assert_eq!((result.unwrap(), buffer.bytes()), (8, &b"GET / HT"[..]));
-        let (result, buffer) = receiver.peek(buffer, 8, Some(20 * MILLI)).await;
-        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        // A receive after it waits for no more than one byte.
-        let (result, _) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
-        assert_eq!(result.unwrap(), 8);
-        let write = runtime::blocking(move || {
-            thread::park_timeout(20 * MILLI);
-            peer.write_all(b"?").unwrap();
-            peer
-        });
-        let (result, _) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
-        assert_eq!(result.unwrap(), 1);
-        let mut peer = write.await.unwrap();
-        let write = runtime::blocking(move || {
-            thread::park_timeout(20 * MILLI);
-            peer.write_all(b"TP/1.1").unwrap();
-            thread::park_timeout(20 * MILLI);
-            peer.write_all(b"\r\n").unwrap();
-            peer
-        });
-        let (result, buffer) = receiver.peek(buffer, 7, Some(SECOND)).await;
-        assert_eq!((result.unwrap(), buffer.bytes()), (8, &b"TP/1.1\r\n"[..]));
-        let peer = write.await.unwrap();
-        sender.send_all("bye", false).await.unwrap();
+        let (mut receiver, _sender) = Stream::new(socket).split();
+        for _ in 0..2 {
+            let silent = tokio::time::timeout(20 * MILLI, receiver.readable());
+            assert!(silent.await.is_err());
+        }
+        peer.write_all(b"GET").unwrap();
+        for _ in 0..2 {
+            receiver.readable().await;
+        }
+        let (result, buffer) = receiver.recv(Buffer::take(SMALL), Some(SECOND)).await;
+        assert_eq!((result.unwrap(), buffer.bytes()), (3, &b"GET"[..]));
+        let silent = tokio::time::timeout(20 * MILLI, receiver.readable());
+        assert!(silent.await.is_err());
         peer.shutdown(std::net::Shutdown::Write).unwrap();
-        let (result, _) = receiver.peek(buffer, 8, Some(SECOND)).await;
-        assert_eq!(
-            result.unwrap(),
-            8,
-            "the end has come: there will be no more"
-        );
+        receiver.readable().await;
+        let (result, _) = receiver.recv(buffer, Some(SECOND)).await;
+        assert_eq!(result.unwrap(), 0);
     });
 }
 
