@@ -79,9 +79,9 @@ pub struct Entries {
     bytes: u64,
 }
 
-/// Publishers' torrents take all the room there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+/// Publishers' torrents take all the room there is; these had to go before that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Full(pub Vec<String>);
 
 impl Entries {
     pub const fn new(entries_max: usize, bytes_max: u64) -> Self {
@@ -125,11 +125,11 @@ impl Entries {
             || self.bytes + record.torrent_len > self.bytes_max
         {
             let Some((_, url)) = self.idle.first().cloned() else {
-                // What had to go before is gone; the one replaced stays.
+                // The one that was to be replaced stays.
                 if let Some(old) = old {
                     self.put(old);
                 }
-                return Err(Full);
+                return Err(Full(gone));
             };
             self.remove(&url);
             gone.push(url);
@@ -197,17 +197,25 @@ mod tests {
         let gone = it.insert(at(6), record("q", 985, By::Publisher), None);
         assert_eq!(gone, Ok(vec!["a".to_owned(), "c".to_owned()]));
         assert_eq!((it.by_url.len(), it.bytes), (2, 995));
-        assert_eq!(it.insert(at(7), record("d", 10, By::Auto), None), Err(Full));
-        assert_eq!(
-            it.insert(at(7), record("q", 995, By::Auto), None),
-            Err(Full)
-        );
+        let full = Err(Full(vec![]));
+        assert_eq!(it.insert(at(7), record("d", 10, By::Auto), None), full);
+        assert_eq!(it.insert(at(7), record("q", 995, By::Auto), None), full);
         assert_eq!((it.by_url.len(), it.bytes), (2, 995));
         assert_eq!(
             it.insert(at(7), record("q", 990, By::Publisher), None),
             Ok(vec![])
         );
         assert_eq!(it.bytes, 1000);
+        // What goes in vain is named as well.
+        it.remove("p");
+        assert_eq!(
+            it.insert(at(8), record("e", 10, By::Auto), None),
+            Ok(vec![])
+        );
+        assert_eq!(
+            it.insert(at(9), record("f", 20, By::Auto), None),
+            Err(Full(vec!["e".to_owned()]))
+        );
     }
 
     proptest! {

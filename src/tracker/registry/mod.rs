@@ -24,6 +24,7 @@ use crate::torrent::metainfo::TORRENT_LEN_MAX;
 use crate::torrent::stream_hash::Hashed;
 use crate::tracker::registry::entry::By;
 use crate::tracker::registry::entry::Entries;
+use crate::tracker::registry::entry::Full;
 use crate::tracker::registry::entry::Record;
 use crate::tracker::registry::failure::Failures;
 use crate::tracker::registry::hosts::Pattern;
@@ -164,10 +165,7 @@ impl Registry {
 
     /// What was kept of an earlier run; false if there is no room for it.
     pub fn restore(&mut self, now: Time, record: Record) -> bool {
-        let room = self.entries.insert(now, record, None);
-        let taken = room.is_ok();
-        self.delete(room.unwrap_or_default());
-        taken
+        self.enter(now, record, None)
     }
 
     /// From now on others may register, and other hosts are fetched from. What there is stays.
@@ -420,13 +418,22 @@ impl Registry {
             last_modified: pin.last_modified.clone(),
             length: offer.length,
         };
-        let Ok(gone) = self.entries.insert(now, record.clone(), Some(now)) else {
-            return false;
+        let taken = self.enter(now, record.clone(), Some(now));
+        if taken {
+            let torrent = offer.torrent;
+            self.outputs.push_back(Output::Store { record, torrent });
+        }
+        taken
+    }
+
+    /// Among the entries. What had to go for it is deleted, also where that was not enough.
+    fn enter(&mut self, now: Time, record: Record, checked_at: Option<Time>) -> bool {
+        let (taken, gone) = match self.entries.insert(now, record, checked_at) {
+            Ok(gone) => (true, gone),
+            Err(Full(gone)) => (false, gone),
         };
         self.delete(gone);
-        let torrent = offer.torrent;
-        self.outputs.push_back(Output::Store { record, torrent });
-        true
+        taken
     }
 
     fn delete(&mut self, urls: Vec<String>) {

@@ -374,6 +374,32 @@ fn what_was_kept_is_looked_at_first_after_a_start() {
 }
 
 #[test]
+fn what_went_for_a_torrent_that_found_no_room_is_deleted() {
+    let auto = known(NOW).entries.remove(video().as_str()).unwrap().record;
+    let room = Policy {
+        bytes_max: 1000,
+        ..registry().policy
+    };
+    let gone = [Output::Delete {
+        url: auto.url.clone(),
+    }];
+    let mut it = Registry::new(room.clone());
+    assert!(it.restore(NOW, auto.clone()));
+    assert_eq!(put(&mut it, MINE, &torrent(100 * 16_384)), 507);
+    assert_eq!(outputs(&mut it), gone);
+    let mut it = Registry::new(room);
+    assert!(it.restore(NOW, auto.clone()));
+    let large = Record {
+        url: "http://p.example/a.mp4".to_owned(),
+        torrent_len: 1001,
+        by: By::Publisher,
+        ..auto
+    };
+    assert!(!it.restore(NOW, large));
+    assert_eq!(outputs(&mut it), gone);
+}
+
+#[test]
 fn other_rules_hold_at_once() {
     let mut it = registry();
     it.set_hosts(Tokens::default(), vec!["p.example".parse().unwrap()]);
