@@ -15,7 +15,6 @@ use crate::ring::signals;
 use crate::shard::tracking::Options;
 use crate::shard::tracking::StartError;
 use crate::shard::tracking::Tracking;
-use crate::shard::tracking::registry::Registry;
 use crate::tracker::server::allow::Allow;
 use crate::tracker::server::table::Limits;
 
@@ -27,7 +26,7 @@ pub fn run(config: &TrackerConfig) -> Result<(), Failed> {
     signals::ignore_file_size_signal().map_err(|error| Failed::new(exit::SOFTWARE, error))?;
     let door = registry::start(&config.registry, &config.http, &config.udp)?;
     let options = Options {
-        registry: Registry(door.clone()),
+        registry: door.clone(),
         http: config.http.clone(),
         udp: config.udp.clone(),
         listen_is_default: config.listen_is_default,

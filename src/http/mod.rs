@@ -4,3 +4,4 @@ pub mod body;
 pub mod head;
 pub mod pin;
 pub mod range;
+pub mod reply;

@@ -20,6 +20,7 @@ use url::Url;
 use crate::http::head::Headers;
 use crate::http::head::Method;
 use crate::http::pin::Pin;
+use crate::http::reply::Reply;
 use crate::ring::mailbox;
 use crate::ring::mailbox::Inbox;
 use crate::ring::mailbox::Mail;
@@ -29,13 +30,13 @@ use crate::shard::hashing;
 use crate::shard::hashing::BadRead;
 use crate::shard::hashing::Terms;
 use crate::shard::registry::shelf::Shelf;
+use crate::tracker::registry;
 use crate::tracker::registry::Body;
 use crate::tracker::registry::Failed;
 use crate::tracker::registry::Film;
 use crate::tracker::registry::Output;
 use crate::tracker::registry::Policy;
 use crate::tracker::registry::Registry;
-use crate::tracker::registry::Reply;
 use crate::tracker::registry::hosts::Pattern;
 use crate::tracker::registry::job::JobId;
 use crate::tracker::registry::tokens::Tokens;
@@ -57,14 +58,6 @@ pub struct Options {
     pub web: Web,
 }
 
-/// What is answered; a server adds `Content-Length` and leaves the body out after HEAD.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Bytes,
-}
-
 /// To a registry, from any thread; it ends with the last of these.
 #[derive(Clone)]
 pub struct Door {
@@ -72,7 +65,7 @@ pub struct Door {
 }
 
 enum Letter {
-    Asked(Box<Asked>, oneshot::Sender<Answer>),
+    Asked(Box<Asked>, oneshot::Sender<Reply>),
     Hosts(Tokens, Vec<Pattern>),
 }
 
@@ -110,7 +103,7 @@ pub fn start(options: Options) -> io::Result<Door> {
 
 impl Door {
     /// Before the body of a PUT is read: the answer that needs none of it, if there is one.
-    pub async fn refusal(&self, query: &str, headers: &Headers) -> Option<Answer> {
+    pub async fn refusal(&self, query: &str, headers: &Headers) -> Option<Reply> {
         let answer = self.ask(Method::Put, query, headers, None).await;
         (answer.status != CONTINUE).then_some(answer)
     }
@@ -122,7 +115,7 @@ impl Door {
         query: &str,
         headers: &Headers,
         body: Bytes,
-    ) -> Answer {
+    ) -> Reply {
         self.ask(method, query, headers, Some(body)).await
     }
 
@@ -137,7 +130,7 @@ impl Door {
         query: &str,
         headers: &Headers,
         body: Option<Bytes>,
-    ) -> Answer {
+    ) -> Reply {
         let header = |name| headers.get(name).map(str::to_owned);
         let asked = Asked {
             method,
@@ -164,16 +157,12 @@ const NO_METHOD: Said = Said(405, "GET, HEAD and PUT are answered\n");
 const NOT_KEPT: Said = Said(507, "the torrent cannot be kept\n");
 
 impl Said {
-    fn answer(&self) -> Answer {
-        let mut headers = vec![("Content-Type", "text/plain".to_owned())];
+    fn answer(&self) -> Reply {
+        let reply = Reply::new(self.0, "text/plain", self.1);
         if self.0 == NO_METHOD.0 {
-            headers.push(("Allow", "GET, HEAD, PUT".to_owned()));
+            return reply.with("Allow", "GET, HEAD, PUT");
         }
-        Answer {
-            status: self.0,
-            headers,
-            body: Bytes::from_static(self.1.as_bytes()),
-        }
+        reply
     }
 }
 
@@ -256,7 +245,7 @@ impl Office {
         }
     }
 
-    fn answer(&mut self, asked: &Asked) -> Answer {
+    fn answer(&mut self, asked: &Asked) -> Reply {
         let now = runtime::now();
         let query = &asked.query;
         let authorization = asked.authorization.as_deref();
@@ -283,7 +272,7 @@ impl Office {
     }
 
     /// With the torrent, if the reply is one.
-    fn fill(&mut self, reply: Reply) -> Answer {
+    fn fill(&mut self, reply: registry::Reply) -> Reply {
         let body = match reply.body {
             Body::Text(text) => Bytes::from(text),
             Body::Torrent(url) => match self.shelf.read(&url) {
@@ -295,7 +284,7 @@ impl Office {
                 }
             },
         };
-        Answer {
+        Reply {
             status: reply.status,
             headers: reply.headers,
             body,

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::cli::demo::server;
-use crate::cli::demo::server::Reply;
 use crate::http::head::RequestHead;
 use crate::http::range;
 use crate::http::range::Asked;
+use crate::http::reply::Reply;
 
 /// Serves `/clip.mp4` and `/clip.mp4.torrent` on a free loopback port.
 pub fn start(clip: &'static [u8], torrent: Vec<u8>) -> io::Result<SocketAddr> {

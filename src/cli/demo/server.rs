@@ -9,37 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::http::head::HeadWriter;
 use crate::http::head::Method;
 use crate::http::head::RequestHead;
+use crate::http::reply::Reply;
 use crate::ring::listener::Listener;
 use crate::ring::runtime;
 use crate::shard::callers;
 
 const IDLE_WAIT: Duration = Duration::from_secs(60);
-
-/// What a handler answers.
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Bytes,
-}
-
-impl Reply {
-    pub fn new(status: u16, kind: &str, body: impl Into<Bytes>) -> Self {
-        Self {
-            status,
-            headers: vec![("Content-Type", kind.to_owned())],
-            body: body.into(),
-        }
-    }
-
-    #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
 
 /// Listens on a free loopback port, on a thread and ring of its own, for the process's life.
 pub fn start<H>(name: &str, make: impl FnOnce() -> H + Send + 'static) -> io::Result<SocketAddr>
@@ -81,17 +58,7 @@ where
 }
 
 fn parts(reply: Reply, asked: &RequestHead) -> Vec<Bytes> {
-    let keep = match asked.keep_alive() {
-        true => "keep-alive",
-        false => "close",
-    };
-    let mut writer = HeadWriter::response(reply.status)
-        .header("Content-Length", reply.body.len())
-        .header("Connection", keep);
-    for (name, value) in &reply.headers {
-        writer = writer.header(name, value);
-    }
-    let mut parts = vec![writer.finish().into()];
+    let mut parts = vec![reply.head(asked.keep_alive()).into()];
     if !matches!(asked.method, Method::Head) {
         parts.push(reply.body);
     }

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::cli::demo::server;
-use crate::cli::demo::server::Reply;
 use crate::http::head::RequestHead;
+use crate::http::reply::Reply;
 use crate::ring::runtime;
 use crate::tracker::server::allow::Allow;
 use crate::tracker::server::http;

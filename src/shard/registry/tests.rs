@@ -127,7 +127,7 @@ fn headers(lines: &str) -> Headers {
         .headers
 }
 
-async fn get(door: &Door, query: &str) -> Answer {
+async fn get(door: &Door, query: &str) -> Reply {
     let none = headers("");
     door.answer(Method::Get, query, &none, Bytes::new()).await
 }
@@ -139,7 +139,7 @@ async fn put(door: &Door, query: &str, body: Vec<u8>) -> u16 {
 }
 
 /// Asked again until it is something else than 202.
-async fn settled(door: &Door, query: &str) -> Answer {
+async fn settled(door: &Door, query: &str) -> Reply {
     let end = runtime::now() + WAIT;
     loop {
         let answer = get(door, query).await;
@@ -157,7 +157,7 @@ async fn settled(door: &Door, query: &str) -> Answer {
     }
 }
 
-fn said<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+fn said<'a>(answer: &'a Reply, name: &str) -> Option<&'a str> {
     let found = answer.headers.iter().find(|(known, _)| *known == name);
     found.map(|(_, value)| value.as_str())
 }

@@ -17,7 +17,7 @@ use crate::ring::datagrams::Caller;
 use crate::ring::datagrams::Door;
 use crate::ring::mailbox::Mail;
 use crate::ring::runtime;
-use crate::shard::tracking::registry::Registry;
+use crate::shard::registry;
 use crate::tracker::server::allow::Allow;
 use crate::tracker::server::asked::Asked;
 use crate::tracker::server::asked::Refused;
@@ -43,7 +43,8 @@ pub struct Shared {
     pub allow: Arc<Allow>,
     pub trusted: Vec<Network>,
     pub store: PathBuf,
-    pub registry: Registry,
+    /// A tracker may have none.
+    pub registry: Option<registry::Door>,
     pub keys: Keys,
     pub pin: bool,
     pub started: Time,

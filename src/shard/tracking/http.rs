@@ -13,6 +13,7 @@ use crate::http::head::BadRequest;
 use crate::http::head::HeadWriter;
 use crate::http::head::Method;
 use crate::http::head::RequestHead;
+use crate::http::reply::Reply;
 use crate::ring::buffers;
 use crate::ring::buffers::Buffer;
 use crate::ring::listener::Listener;
@@ -21,10 +22,9 @@ use crate::ring::stream::Receiver;
 use crate::ring::stream::Sender;
 use crate::ring::stream::Socket;
 use crate::ring::stream::Stream;
+use crate::shard::registry;
 use crate::shard::tracking::desk::Desk;
-use crate::shard::tracking::registry;
-use crate::shard::tracking::registry::Reply;
-use crate::shard::tracking::registry::Request;
+use crate::tracker::registry::BODY_LEN_MAX;
 use crate::tracker::server::asked::Malformed;
 use crate::tracker::server::http;
 use crate::tracker::server::proxies;
@@ -201,7 +201,7 @@ impl Caller {
                 return Ok(false);
             }
         };
-        if path == "/metainfo" {
+        if path == registry::PATH {
             return self.answer_metainfo(head, query, body_len).await;
         }
         // Elsewhere a body is never wanted; after one the framing is not worth keeping.
@@ -282,48 +282,40 @@ impl Caller {
         query: &str,
         body_len: u64,
     ) -> Result<bool, Gone> {
+        let desk = self.desk.clone();
         let with_body = head.method != Method::Head;
         let refused = match (head.method, body_len) {
+            _ if self.client(head).is_none() => {
+                let why = "the proxy does not say for whom it asks\n";
+                Some(Reply::new(400, TEXT, why))
+            }
             (Method::Get | Method::Head, 0) => None,
-            (Method::Put, ..=registry::BODY_LEN_MAX) => None,
+            (Method::Put, ..=BODY_LEN_MAX) => None,
             (Method::Get | Method::Head, _) => Some(Reply::new(400, TEXT, "no body is wanted\n")),
             (Method::Put, _) => Some(Reply::new(413, TEXT, "a torrent is 16 MiB at most\n")),
             _ => Some(Reply::new(405, TEXT, "GET, HEAD or PUT\n").with("Allow", "GET, HEAD, PUT")),
-        };
-        let Some(client) = self.client(head) else {
-            let reply = Reply::new(400, TEXT, "the proxy does not say for whom it asks\n");
-            self.put(&reply, false, with_body);
-            return Ok(false);
         };
         if let Some(reply) = refused {
             self.put(&reply, false, with_body);
             return Ok(false);
         }
-        let Some(turn) = BodyTurn::take(&self.desk, body_len) else {
+        let Some(turn) = BodyTurn::take(&desk, body_len) else {
             let reply = Reply::new(503, TEXT, "too many at once\n").with("Retry-After", "5");
             self.put(&reply, false, with_body);
             return Ok(false);
         };
         if head.method == Method::Put
-            && let Some(reply) = self
-                .desk
-                .shared
-                .registry
-                .refusal(query, &head.headers)
-                .await
+            && let Some(door) = &desk.shared.registry
+            && let Some(reply) = door.refusal(query, &head.headers).await
         {
             self.put(&reply, false, with_body);
             return Ok(false);
         }
         let body = self.body(head, body_len).await?;
-        let request = Request {
-            method: head.method,
-            query: query.to_owned(),
-            headers: head.headers.clone(),
-            client,
-            body,
+        let reply = match &desk.shared.registry {
+            Some(door) => door.answer(head.method, query, &head.headers, body).await,
+            None => Reply::new(404, "text/plain", "this tracker has no registry\n"),
         };
-        let reply = self.desk.shared.registry.answer(request).await;
         drop(turn);
         self.put(&reply, head.keep_alive(), with_body);
         Ok(head.keep_alive())
@@ -367,13 +359,7 @@ impl Caller {
     }
 
     fn put(&mut self, reply: &Reply, kept: bool, with_body: bool) {
-        let mut writer = HeadWriter::response(reply.status)
-            .header("Content-Length", reply.body.len())
-            .header("Connection", if kept { "keep-alive" } else { "close" });
-        for (name, value) in &reply.headers {
-            writer = writer.header(name, value);
-        }
-        self.out.extend(writer.finish());
+        self.out.extend(reply.head(kept));
         if with_body {
             self.out.extend_from_slice(&reply.body);
         }

@@ -2,7 +2,6 @@
 
 pub mod desk;
 pub mod http;
-pub mod registry;
 pub mod save;
 pub mod udp;
 
@@ -27,10 +26,10 @@ use crate::ring::runtime;
 use crate::ring::runtime::Heart;
 use crate::ring::runtime::Watchdog;
 use crate::shard::engine;
+use crate::shard::registry;
 use crate::shard::tracking::desk::Desk;
 use crate::shard::tracking::desk::Letter;
 use crate::shard::tracking::desk::Shared;
-use crate::shard::tracking::registry::Registry;
 use crate::tracker::server::allow::Allow;
 use crate::tracker::server::ids::Keys;
 use crate::tracker::server::table::Limits;
@@ -55,7 +54,7 @@ pub struct Options {
     pub connections_max: usize,
     /// Where peers outlive the process.
     pub store: PathBuf,
-    pub registry: Registry,
+    pub registry: Option<registry::Door>,
 }
 
 /// A running tracker.

@@ -35,8 +35,8 @@ use crate::tracker::registry::tokens::Right;
 use crate::tracker::registry::tokens::Tokens;
 use crate::units::Time;
 
-/// A PUT's body; a server need not read more.
-pub const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a PUT's body; a server need not read more.
+pub const BODY_LEN_MAX: u64 = 16 << 20;
 /// So long after the video's server agreed it is not asked again.
 pub const FRESH: Duration = Duration::from_secs(60);
 /// So long an entry is still given while the server is asked again; an older one only after.
@@ -47,7 +47,7 @@ const CHECKS_MAX: usize = 16;
 const RETRY_HASHING: Duration = Duration::from_secs(5);
 const RETRY_CHECKING: Duration = Duration::from_secs(1);
 
-const _: () = assert!(TORRENT_LEN_MAX <= BODY_LEN_MAX);
+const _: () = assert!(TORRENT_LEN_MAX as u64 <= BODY_LEN_MAX);
 
 /// Whose videos are taken, and how much of them.
 #[derive(Clone, Debug)]
