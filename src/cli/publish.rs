@@ -115,12 +115,7 @@ impl File {
     }
 
     fn publish(&self, stop: &AtomicBool) -> Result<(), Failed> {
-        let Order {
-            source,
-            videos,
-            trackers,
-            ..
-        } = &self.order;
+        let Order { source, videos, .. } = &self.order;
         let film = Film::open(source).map_err(|error| Failed::new(exit::NO_INPUT, error))?;
         let bar = progress::bar(film.stamp().length, "hashing");
         let hashed = film.hash(stop, |len| bar.inc(len));
@@ -128,12 +123,8 @@ impl File {
         let hashed = hashed.map_err(|error| Failed::new(exit::IO, error))?;
         let Some(hashed) = hashed else { return Ok(()) };
         let fallback = source.file_name().unwrap_or_default().to_string_lossy();
-        let made = Made::new(hashed, videos, trackers, &fallback)?;
-        made.write(&self.output)?;
-        made.print(&self.output);
-        made.register(self.order.registrar.as_ref())?;
-        made.warn(&source.display().to_string());
-        Ok(())
+        let made = Made::new(hashed, &self.order, videos, &fallback)?;
+        made.publish(&self.output, &source.display().to_string(), true)
     }
 }
 
@@ -153,12 +144,7 @@ fn remote(order: &Order, url: Url, config: &Config) -> Result<(), Failed> {
     } else {
         &order.videos
     };
-    let made = Made::new(hashed, videos, &order.trackers, &name)?;
-    made.write(&output)?;
-    made.print(&output);
-    made.register(order.registrar.as_ref())?;
-    made.warn(&source);
-    Ok(())
+    Made::new(hashed, order, videos, &name)?.publish(&output, &source, true)
 }
 
 /// The source, if it is a URL: held to what is asked of a film's address.

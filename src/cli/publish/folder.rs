@@ -163,10 +163,8 @@ impl Folder {
             .iter()
             .map(|url| within(url, path))
             .collect();
-        let made = Made::new(hashed, &videos, &self.order.trackers, &name)?;
-        made.write(&made::beside(&shown))?;
-        made.register(self.order.registrar.as_ref())?;
-        made.warn(&shown.display().to_string());
+        let made = Made::new(hashed, &self.order, &videos, &name)?;
+        made.publish(&made::beside(&shown), &shown.display().to_string(), false)?;
         let entry = Entry {
             plays: made.plays(),
             address: made.published().localhost(),

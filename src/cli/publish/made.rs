@@ -1,6 +1,5 @@
 //! A film that was read: its torrent, written and told of.
 
-use std::borrow::Cow;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,17 +8,18 @@ use anyhow::{Context as _, anyhow};
 use url::Url;
 
 use crate::cli::Failed;
+use crate::cli::publish::Order;
 use crate::cli::publish::address::Published;
-use crate::cli::publish::register::Registrar;
 use crate::config::exit;
 use crate::torrent::metainfo::{Builder, Metainfo, TORRENT_LEN_MAX};
 use crate::torrent::stream_hash::Hashed;
+use crate::tracker::registry::query;
 
 pub struct Made<'a> {
     torrent: Vec<u8>,
     metainfo: Metainfo,
+    order: &'a Order,
     videos: &'a [Url],
-    trackers: &'a [Url],
     plays: Option<std::time::Duration>,
     index_at_end: bool,
 }
@@ -29,15 +29,17 @@ impl<'a> Made<'a> {
     /// address has none.
     pub fn new(
         hashed: Hashed,
+        order: &'a Order,
         videos: &'a [Url],
-        trackers: &'a [Url],
         fallback: &str,
     ) -> Result<Self, Failed> {
         let (plays, index_at_end) = (hashed.plays, hashed.index_at_end);
+        let name = query::name(&videos[0]).unwrap_or_else(|| fallback.to_owned());
+        let trackers = order.trackers.iter();
         let builder = Builder {
-            trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
+            trackers: trackers.map(|url| vec![url.to_string()]).collect(),
             web_seeds: videos.iter().map(Url::to_string).collect(),
-            ..hashed.into_builder(name(&videos[0], fallback))
+            ..hashed.into_builder(name)
         };
         let torrent = builder.build();
         if torrent.len() > TORRENT_LEN_MAX {
@@ -48,8 +50,8 @@ impl<'a> Made<'a> {
         Ok(Self {
             torrent,
             metainfo,
+            order,
             videos,
-            trackers,
             plays,
             index_at_end,
         })
@@ -63,25 +65,27 @@ impl<'a> Made<'a> {
         Published {
             name: &self.metainfo.name,
             videos: self.videos,
-            trackers: self.trackers,
+            trackers: &self.order.trackers,
             info_hash: self.metainfo.info_hash,
             length: self.metainfo.layout.length(),
         }
     }
 
-    pub fn write(&self, output: &Path) -> Result<(), Failed> {
-        write(output, &self.torrent)
+    /// Writes the torrent, registers it if there is a registrar, warns. `source` is how the user
+    /// calls the film; of one that is `alone` it is said what the publisher does next.
+    pub fn publish(&self, output: &Path, source: &str, alone: bool) -> Result<(), Failed> {
+        write(output, &self.torrent)?;
+        if alone {
+            self.print(output);
+        }
+        if let Some(registrar) = &self.order.registrar {
+            registrar.register(&self.torrent, self.videos, &self.order.trackers)?;
+        }
+        self.warn(source);
+        Ok(())
     }
 
-    /// Nothing is done without a registrar.
-    pub fn register(&self, registrar: Option<&Registrar>) -> Result<(), Failed> {
-        registrar.map_or(Ok(()), |registrar| {
-            registrar.register(&self.torrent, self.videos, self.trackers)
-        })
-    }
-
-    /// What the publisher does next.
-    pub fn print(&self, output: &Path) {
+    fn print(&self, output: &Path) {
         let published = self.published();
         let piece_len = indicatif::BinaryBytes(self.metainfo.layout.nominal_piece_len().into());
         let pieces = self.metainfo.layout.piece_count();
@@ -106,20 +110,20 @@ impl<'a> Made<'a> {
         }
     }
 
-    /// What makes the film start late; `source` is how the user calls it.
-    pub fn warn(&self, source: &str) {
+    /// What makes the film start late.
+    fn warn(&self, source: &str) {
         if self.plays.is_none() {
             eprintln!(
                 "bittube: how long {source} plays is not known; its pieces are chosen by its size"
             );
         }
         if self.index_at_end {
-            let moved = Path::new(&self.metainfo.name).with_extension("web.mp4");
-            let moved = if source.contains("://") {
-                moved
+            let here = if source.contains("://") {
+                &self.metainfo.name
             } else {
-                Path::new(source).with_extension("web.mp4")
+                source
             };
+            let moved = Path::new(here).with_extension("web.mp4");
             eprintln!(
                 "bittube: the index (moov) of {source} stands at its end, so that players fetch \
                  the end first. This moves it:\n    ffmpeg -i {} -c copy -movflags +faststart {}",
@@ -156,18 +160,6 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
     written
         .with_context(|| path.display().to_string())
         .map_err(|error| Failed::new(exit::CANT_CREATE, error))
-}
-
-/// As the web names the film; else `fallback`.
-fn name(video: &Url, fallback: &str) -> String {
-    let last = video.path().rsplit('/').next().unwrap_or_default();
-    let last = percent_encoding::percent_decode_str(last).decode_utf8_lossy();
-    let good = !last.is_empty() && last != "." && last != ".." && !last.contains('/');
-    let name = if good { last } else { Cow::from(fallback) };
-    if name.is_empty() {
-        return String::from("film");
-    }
-    name.into_owned()
 }
 
 /// For a shell.
