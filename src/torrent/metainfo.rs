@@ -1,5 +1,7 @@
 //! What a .torrent or a peer's info dictionary says (BEP 3, 12, 19, 27, 47), held to R30 and R31.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use percent_encoding::AsciiSet;
 use sha1::{Digest, Sha1};
@@ -311,6 +313,12 @@ pub fn piece_len_for(length: u64, bitrate: Option<u64>) -> u32 {
         len *= 2;
     }
     u32::try_from(len).expect("at most 16 MiB")
+}
+
+/// Bytes a second of a film that has `length` bytes and `plays` so long; `None` if that is no time.
+pub fn bitrate(length: u64, plays: Duration) -> Option<u64> {
+    let bytes = u128::from(length) * 1000;
+    u64::try_from(bytes.checked_div(plays.as_millis())?).ok()
 }
 
 fn power_at_most(value: u64) -> u64 {

@@ -8,6 +8,7 @@ use crate::torrent::duration::duration;
 use crate::torrent::hasher::Hasher;
 use crate::torrent::metainfo::Builder;
 use crate::torrent::metainfo::LENGTH_MAX;
+use crate::torrent::metainfo::bitrate;
 use crate::torrent::metainfo::piece_len_for;
 
 /// So many bytes from [`StreamHash::wants_index`] on are enough for the duration in an index.
@@ -137,11 +138,6 @@ impl StreamHash {
         self.settle();
     }
 
-    /// Bytes seen so far.
-    pub const fn seen(&self) -> u64 {
-        self.seen
-    }
-
     /// After the last byte.
     pub fn finish(mut self) -> Result<Hashed, BadStream> {
         let promised = self.length.unwrap_or(self.seen);
@@ -192,18 +188,15 @@ impl StreamHash {
         };
         let head = std::mem::take(head);
         let len = match self.length {
-            Some(length) => piece_len_for(length, self.bitrate(length)),
+            Some(length) => {
+                let bitrate = self.plays.and_then(|plays| bitrate(length, plays));
+                piece_len_for(length, bitrate)
+            }
             None => PIECE_LEN_UNTOLD,
         };
         let mut pieces = Pieces::new(len);
         pieces.update(&head);
         self.state = State::Pieces(pieces);
-    }
-
-    /// Bytes a second.
-    fn bitrate(&self, length: u64) -> Option<u64> {
-        let millis = self.plays?.as_millis();
-        u64::try_from((u128::from(length) * 1000).checked_div(millis)?).ok()
     }
 }
 

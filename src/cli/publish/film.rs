@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use crate::stub::media;
 use crate::torrent::duration;
 use crate::torrent::hasher::Hasher;
-use crate::torrent::metainfo::piece_len_for;
+use crate::torrent::metainfo::{bitrate, piece_len_for};
 use crate::torrent::stream_hash::Hashed;
 
 /// Top-level boxes of an MP4 that are walked; a real one has a dozen, a fragmented one thousands.
@@ -109,10 +109,7 @@ impl Film {
     ) -> anyhow::Result<Option<Hashed>> {
         let container = self.container().context("reading the film")?;
         let length = self.stamp.length;
-        let bitrate = container.plays.and_then(|plays| {
-            let bytes = u128::from(length) * 1000;
-            u64::try_from(bytes.checked_div(plays.as_millis())?).ok()
-        });
+        let bitrate = container.plays.and_then(|plays| bitrate(length, plays));
         let piece_len = piece_len_for(length, bitrate);
         let hashes = self.hashes(piece_len, stop, tell)?;
         Ok(hashes.map(|hashes| Hashed {

@@ -294,6 +294,14 @@ fn piece_length_is_half_a_second_or_less() {
 }
 
 #[test]
+fn a_bitrate_is_bytes_a_second() {
+    assert_eq!(bitrate(300, Duration::from_millis(1500)), Some(200));
+    assert_eq!(bitrate(0, Duration::from_secs(1)), Some(0));
+    assert_eq!(bitrate(300, Duration::ZERO), None);
+    assert_eq!(bitrate(u64::MAX, Duration::from_millis(1)), None);
+}
+
+#[test]
 fn a_hundred_thousand_files_are_taken() {
     let files: Vec<_> = (0..FILES_MAX)
         .map(|at| FileEntry {
