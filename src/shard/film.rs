@@ -23,7 +23,6 @@ use crate::resolve::discover::Unfound;
 use crate::resolve::discover::choose_file;
 use crate::ring::runtime;
 use crate::shard::Shard;
-use crate::shard::bitrate::Head;
 use crate::shard::fetch;
 use crate::shard::host::Host;
 use crate::shard::host::InUse;
@@ -76,7 +75,6 @@ pub struct Film {
     /// Sites that have seen this film's origin answer (R13).
     pub sites: Sites,
     kept: Kept,
-    pub head: Head,
     /// Of the site that is to answer for the torrent.
     quota: RefCell<Option<Arc<Quota>>>,
     /// That site's limit keeps the film from its torrent.
@@ -140,7 +138,6 @@ impl Film {
             sniffed: Cell::new(None),
             sites: Sites::default(),
             kept: Kept::default(),
-            head: Head::default(),
             quota: RefCell::new(quota),
             refused: Cell::new(false),
             used_at: Cell::new(now),
@@ -494,13 +491,21 @@ impl Film {
 
     /// The origin's bytes on their way to a player, which a swarm may have later.
     pub fn keep(&self, at: u64, bytes: &[u8]) {
-        if matches!(&*self.state.borrow(), State::Resolving | State::Here { .. }) {
-            self.kept.keep(at, bytes);
+        match &*self.state.borrow() {
+            State::Resolving | State::Here { .. } => self.kept.keep(at, bytes),
+            // A registry may be making its torrent.
+            _ if at == 0 => self.kept.hear_front(bytes),
+            _ => {}
         }
     }
 
-    /// What passed through becomes the swarm's, if there is one here, and so does what is still
-    /// `to_come` of the range under way.
+    /// Whether what passed through has told how fast the film plays, or that it does not tell.
+    pub fn has_told_rate(&self) -> bool {
+        self.kept.has_told()
+    }
+
+    /// What passed through becomes the swarm's, if there is one here, with how fast the film plays,
+    /// and so does what is still `to_come` of the range under way.
     pub async fn hand_kept(&self, to_come: Option<ByteRange>) -> Option<Adopted> {
         let origin = self.origin.as_ref()?;
         let State::Here { host, file } = self.state() else {

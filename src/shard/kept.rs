@@ -1,13 +1,17 @@
 //! What passed through before the torrent was known, kept so that the origin is not asked twice.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::ring::buffers::Held;
 use crate::ring::runtime;
+use crate::shard::bitrate;
 use crate::shard::host::Host;
 use crate::shard::origin::OriginHost;
+use crate::stub::media;
+use crate::stub::media::Duration;
 use crate::swarm::FetchKey;
 use crate::units::ByteRange;
 
@@ -17,10 +21,22 @@ const KEPT_MAX: usize = 1024 * 1024;
 const FEED_SLICE: usize = 128 * 1024;
 
 /// Bytes of the origin's file, by offset; runs may touch but are not joined.
-#[derive(Default)]
 pub struct Kept {
     runs: RefCell<BTreeMap<u64, Vec<u8>>>,
     len: Held,
+    /// How long the film plays, as its first bytes have told: what its swarm asks of the origin
+    /// first depends on it, and a verified piece comes later. Stays when they go.
+    plays: Cell<Duration>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            runs: RefCell::default(),
+            len: Held::default(),
+            plays: Cell::new(Duration::NeedMore(1)),
+        }
+    }
 }
 
 impl Kept {
@@ -30,7 +46,35 @@ impl Kept {
         if len <= KEPT_MAX && !self.runs.borrow().contains_key(&at) {
             self.len.set(len);
             self.runs.borrow_mut().insert(at, bytes.to_vec());
+            self.hear();
         }
+    }
+
+    /// Whether the film's first bytes have told all that they tell.
+    pub fn has_told(&self) -> bool {
+        !matches!(self.plays.get(), Duration::NeedMore(_))
+    }
+
+    /// What the film begins with, not to be kept: perhaps it tells alone how long the film plays.
+    pub fn hear_front(&self, front: &[u8]) {
+        if let Duration::NeedMore(len) = self.plays.get()
+            && len <= front.len()
+        {
+            self.plays.set(media::duration(front));
+        }
+    }
+
+    fn hear(&self) {
+        if self.has_told() {
+            return;
+        }
+        let mut front = Vec::new();
+        for (at, bytes) in self.runs.borrow().iter() {
+            let known = usize::try_from(*at).map_or(None, |at| front.len().checked_sub(at));
+            let Some(known) = known else { break };
+            front.extend_from_slice(bytes.get(known..).unwrap_or_default());
+        }
+        self.hear_front(&front);
     }
 
     pub fn clear(&self) {
@@ -50,6 +94,10 @@ impl Kept {
         let runs = std::mem::take(&mut *self.runs.borrow_mut());
         self.len.set(0);
         let whole = host.metainfo.borrow().as_ref()?.layout.file_range(file);
+        if let Duration::Known(plays) = self.plays.get() {
+            bitrate::tell(host, whole, plays);
+            host.drain(&[]);
+        }
         let mut open = None;
         for (range, parts) in joined(runs, to_come) {
             let goes_on = to_come.is_some_and(|to_come| to_come.end == range.end);
@@ -162,6 +210,33 @@ mod tests {
         // Nothing was kept of what was sent last, and another player was ahead of this one.
         let apart = [ByteRange::new(0, 10), ByteRange::new(20, 25), to_come];
         assert_eq!(ranges(&[(0, 10), (20, 5)], to_come), apart);
+    }
+
+    #[test]
+    fn the_first_bytes_tell_how_long_the_film_plays() {
+        let film: &[u8] = include_bytes!("../cli/demo/clip.mp4");
+        let plays = media::duration(film);
+        assert!(matches!(plays, Duration::Known(_)));
+        let kept = Kept::default();
+        // With a hole they tell nothing, nor do those of another place alone.
+        for (at, end) in [(100, 4000), (0, 20), (10, 20)] {
+            kept.keep(at as u64, &film[at..end]);
+            assert!(!kept.has_told());
+        }
+        kept.keep(20, &film[20..110]);
+        assert_eq!(kept.plays.get(), plays);
+        kept.clear();
+        assert_eq!(kept.plays.get(), plays);
+        // Not kept, the first run alone may tell it.
+        let kept = Kept::default();
+        kept.hear_front(&film[..20]);
+        assert!(!kept.has_told());
+        kept.hear_front(&film[..4000]);
+        assert_eq!((kept.plays.get(), kept.len.get()), (plays, 0));
+        // What is no container tells that at once.
+        let kept = Kept::default();
+        kept.keep(0, &[b' '; 100]);
+        assert_eq!(kept.plays.get(), Duration::Unknown);
     }
 
     #[test]

@@ -293,12 +293,11 @@ impl Drop for Fetch {
 /// The swarm that goes on behind the range under way: its reader begins there already.
 struct Heir {
     reader: OpenReader,
-    file: usize,
     /// In the file.
     begins: u64,
     /// What still arrives of that range is the swarm's as well.
     passing: Option<Adopted>,
-    host: InUse,
+    _host: InUse,
 }
 
 /// A body on its way through.
@@ -436,11 +435,10 @@ impl Pass {
         }
         // How fast the film plays decides what its reader asks for first.
         let to_come = self.next.saturating_sub(self.left.start);
-        let told = film.head.is_over() || to_come <= GRANULE_FIRST / 2;
+        let told = film.has_told_rate() || to_come <= GRANULE_FIRST / 2;
         let Some((host, file)) = film.successor(shard.now()).filter(|_| !under_way || told) else {
             return;
         };
-        film.head.tell(&host, file);
         let next = if under_way {
             self.next
         } else {
@@ -454,9 +452,8 @@ impl Pass {
         self.heir = Some(Heir {
             reader: OpenReader::new(&host, file, rest, request.asked_at),
             begins: next,
-            file,
             passing,
-            host,
+            _host: host,
         });
     }
 
@@ -509,16 +506,9 @@ impl Pass {
         sending.set(bytes.len());
         let at = self.left.start;
         self.left.start += bytes.len() as u64;
-        let heard = film.head.hear(at, &bytes);
-        match &self.heir {
-            Some(heir) => {
-                if heard {
-                    film.head.tell(&heir.host, heir.file);
-                }
-                if let Some(passing) = &heir.passing {
-                    passing.feed(&bytes);
-                }
-            }
+        match self.heir.as_ref().map(|heir| &heir.passing) {
+            Some(Some(passing)) => passing.feed(&bytes),
+            Some(None) => {}
             None => film.keep(at, &bytes),
         }
         let sent = send(player, bytes, self.chunked);
