@@ -1,5 +1,6 @@
 //! A reply out of the origin: bounded ranges, until the film's swarm takes over or the end.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -511,16 +512,14 @@ impl Pass {
             Some(None) => {}
             None => film.keep(at, &bytes),
         }
-        let sent = send(player, bytes, self.chunked);
-        tokio::pin!(sent);
-        tokio::select! {
-            biased;
-            sent = &mut sent => return sent,
-            () = runtime::sleep(BLOCKED_AFTER) => {}
-        }
-        // A paused player: the swarm does not wait for it.
-        if let Some(heir) = &mut self.heir {
-            heir.passing = None;
+        let mut sent = pin!(send(player, bytes, self.chunked));
+        if let Some(heir) = self.heir.as_mut().filter(|heir| heir.passing.is_some()) {
+            tokio::select! {
+                biased;
+                sent = &mut sent => return sent,
+                // A paused player: the swarm does not wait for it.
+                () = runtime::sleep(BLOCKED_AFTER) => heir.passing = None,
+            }
         }
         sent.await
     }
