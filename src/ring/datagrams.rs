@@ -1,14 +1,13 @@
 //! Many datagrams a system call: received into one arena, answered from another.
 
-use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
 use socket2::{Domain, Protocol, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+
+use crate::ring::watched::Watched;
 
 /// Datagrams of one system call.
 pub const BATCH: usize = 64;
@@ -36,8 +35,7 @@ impl From<SocketAddr> for Caller {
 
 /// A bound UDP socket. May be sent to its shard until the first receive.
 pub struct Door {
-    socket: Cell<Option<OwnedFd>>,
-    ready: OnceCell<AsyncFd<OwnedFd>>,
+    socket: Watched,
     addr: SocketAddr,
 }
 
@@ -70,7 +68,7 @@ impl Door {
     /// Waits for datagrams, and takes up to [`BATCH`] of them. Loses nothing when dropped. A
     /// sender that never falls silent is always there at once: the caller breathes in between.
     pub async fn recv(&self, into: &mut Incoming) -> io::Result<()> {
-        let ready = self.ready()?;
+        let ready = self.socket.ready()?;
         loop {
             let mut guard = ready.readable().await?;
             match into.fill(ready.get_ref()) {
@@ -90,7 +88,7 @@ impl Door {
 
     /// Sends all that the kernel takes at once, empties `from`, and says how many were lost.
     pub fn send(&self, from: &mut Outgoing) -> usize {
-        let lost = match self.ready() {
+        let lost = match self.socket.ready() {
             Ok(ready) => from.flush(ready.get_ref()),
             Err(_) => from.len(),
         };
@@ -100,23 +98,9 @@ impl Door {
 
     fn new(socket: socket2::Socket, addr: SocketAddr) -> Self {
         Self {
-            socket: Cell::new(Some(socket.into())),
-            ready: OnceCell::new(),
+            socket: Watched::new(socket),
             addr,
         }
-    }
-
-    fn ready(&self) -> io::Result<&AsyncFd<OwnedFd>> {
-        if let Some(ready) = self.ready.get() {
-            return Ok(ready);
-        }
-        let fd = self
-            .socket
-            .take()
-            .ok_or_else(|| io::Error::other("the socket could not be watched"))?;
-        // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` drops it.
-        let ready = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
-        Ok(self.ready.get_or_init(|| ready))
     }
 }
 

@@ -1,19 +1,17 @@
 //! Listening sockets: one a shard, accepting without an operation that could be lost.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::ring::runtime;
 use crate::ring::stream::Socket;
+use crate::ring::watched::Watched;
 use crate::units::Time;
 
 const BACKLOG: i32 = 1024;
@@ -32,8 +30,7 @@ pub fn is_here(ip: IpAddr) -> bool {
 
 /// Takes connections on one shard. May be sent to its shard until the first accept.
 pub struct Listener {
-    socket: Cell<Option<OwnedFd>>,
-    ready: OnceCell<AsyncFd<OwnedFd>>,
+    socket: Watched,
     addr: SocketAddr,
     /// The last pause, and when it ends.
     pause: Cell<(Duration, Time)>,
@@ -63,8 +60,7 @@ impl Listener {
             .map(|socket| {
                 socket.listen(BACKLOG)?;
                 Ok(Self {
-                    socket: Cell::new(Some(socket.into())),
-                    ready: OnceCell::new(),
+                    socket: Watched::new(socket),
                     addr,
                     pause: Cell::new((Duration::ZERO, Time::ZERO)),
                 })
@@ -79,7 +75,7 @@ impl Listener {
     /// The next connection and where it comes from. May be dropped: no connection is lost. Short
     /// of files or memory it pauses and tries again; errors are those of the listener itself.
     pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        let ready = self.ready()?;
+        let ready = self.socket.ready()?;
         loop {
             let (_, until) = self.pause.get();
             let wait = until.since(runtime::now());
@@ -118,19 +114,6 @@ impl Listener {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    fn ready(&self) -> io::Result<&AsyncFd<OwnedFd>> {
-        if let Some(ready) = self.ready.get() {
-            return Ok(ready);
-        }
-        let fd = self
-            .socket
-            .take()
-            .ok_or_else(|| io::Error::other("the listener could not be watched"))?;
-        // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` drops it.
-        let ready = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
-        Ok(self.ready.get_or_init(|| ready))
     }
 
     fn pause(&self) {

@@ -14,3 +14,4 @@ mod sender;
 pub mod signals;
 pub mod stream;
 mod watchdog;
+mod watched;
