@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::bed::film::{CLIP, Film};
+use crate::bed::film::{CLIP, Film, clip_with_index_at_end};
 use crate::bed::http::Client;
 use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::net::{answers, free_port, loopback};
@@ -13,7 +13,7 @@ use crate::bed::nginx::Nginx;
 use crate::bed::opentracker::OpenTracker;
 use crate::bed::process::Process;
 use crate::bed::scene::{LIMIT, Scene};
-use crate::bed::stub::{Options, Stub, free_ports, run};
+use crate::bed::stub::{Options, Stub, free_ports, printed_address, run, target_of};
 use crate::bed::{Bed, wait_until};
 
 const FILM_LEN: usize = 4 * 1024 * 1024 + 99;
@@ -152,9 +152,8 @@ fn publish_makes_what_a_site_needs() {
     let tracker = OpenTracker::start(&bed, &[&film]);
     let told = publish(&tracker.udp_url());
     assert!(torrent.exists());
-    let address = told.lines().find_map(|line| line.strip_prefix("address "));
-    let address = address.unwrap().trim();
-    let target = address.strip_prefix("http://localhost:8081").unwrap();
+    let address = printed_address(&told);
+    let target = target_of(address);
     assert!(
         told.contains(&format!("<source src=\"{address}\">")),
         "{told}"
@@ -196,20 +195,7 @@ fn publish_says_what_is_wrong() {
     let unnamed = publish(&film, &["--url", "film.mp4"]);
     assert_eq!(unnamed.status.code(), Some(64), "{unnamed:?}");
     // An index behind the media is told, with what helps.
-    let moved = bed.dir().join("end.mp4");
-    let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args([
-        "-v",
-        "error",
-        "-i",
-        CLIP,
-        "-c",
-        "copy",
-        "-movflags",
-        "-faststart",
-    ]);
-    let made = run(ffmpeg.arg(&moved), LIMIT);
-    assert!(made.status.success(), "{made:?}");
+    let moved = clip_with_index_at_end(&bed);
     let warned = publish(&moved, &url);
     assert!(warned.status.success(), "{warned:?}");
     let said = String::from_utf8_lossy(&warned.stderr).into_owned();

@@ -25,5 +25,5 @@ mod ranges; // HTTP held against nginx, generated headers
 mod registry; // a tracker that knows the torrents of videos, told by publishers or found out
 mod safety; // who may ask, what may be asked for, what a web page can reach
 mod swarm; // libtorrent, transmission, aria2 as seeders and downloaders; many swarms at once
-mod tracker;
-mod trackers; // what trackers are asked: announces, scrapes, how many at once // bittube tracker: clients that meet by it, restarts, malformed announces
+mod tracker; // bittube tracker: clients that meet by it, restarts, malformed announces
+mod trackers; // what trackers are asked: announces, scrapes, how many at once

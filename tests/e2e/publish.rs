@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::bed::film::{CLIP, Film};
+use crate::bed::film::{CLIP, Film, clip_with_index_at_end};
 use crate::bed::http;
 use crate::bed::libtorrent::{Conduct, Libtorrent};
 use crate::bed::net::{free_port, loopback};
@@ -21,7 +21,7 @@ use crate::bed::origin::{Faults, Origin};
 use crate::bed::process::Process;
 use crate::bed::scene::LIMIT;
 use crate::bed::site::{Server, Site};
-use crate::bed::stub::{Options, Stub, run};
+use crate::bed::stub::{Options, Stub, printed_address, run, target_of};
 use crate::bed::{Bed, wait_for, wait_until};
 
 /// Every letter here means something to some server.
@@ -123,12 +123,7 @@ fn plays_by_the_printed_lines(server: Server, name: &str) {
             .scrape(&known)
             .is_some_and(|(seeders, _)| seeders >= 1)
     });
-    let address = told.lines().find_map(|line| line.strip_prefix("address "));
-    let target = address
-        .unwrap()
-        .trim()
-        .strip_prefix("http://localhost:8081")
-        .unwrap();
+    let target = target_of(printed_address(&told));
     let stub = Stub::start(&bed);
     known.assert_same(&stub.get_all(target));
     let swarm = stub.swarm(&known.hex());
@@ -152,32 +147,13 @@ fn caddy_names_the_torrent() {
     plays_by_the_printed_lines(Server::Caddy, "Caddy");
 }
 
-/// The clip with its index behind its media.
-fn index_at_end(bed: &Bed) -> PathBuf {
-    let film = bed.dir().join("end.mp4");
-    let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args([
-        "-v",
-        "error",
-        "-i",
-        CLIP,
-        "-c",
-        "copy",
-        "-movflags",
-        "-faststart",
-    ]);
-    let made = run(ffmpeg.arg(&film), LIMIT);
-    assert!(made.status.success(), "{made:?}");
-    film
-}
-
 #[test]
 fn a_film_on_the_web_is_read_once() {
     let bed = Bed::new();
     let nginx = Nginx::start(&bed);
     for (name, film) in [
         ("clip.mp4", PathBuf::from(CLIP)),
-        ("end.mp4", index_at_end(&bed)),
+        ("end.mp4", clip_with_index_at_end(&bed)),
     ] {
         fs::copy(&film, nginx.root().join(name)).unwrap();
         let url = nginx.url(name);
@@ -337,7 +313,7 @@ fn a_folder_is_a_playlist() {
     let addresses: Vec<_> = lines.iter().skip(4).step_by(2).collect();
     for address in &addresses {
         assert!(told.contains(**address), "{told}");
-        let target = address.strip_prefix("http://localhost:8081").unwrap();
+        let target = target_of(address);
         assert!(stub.get_all(target) == clip, "{address}");
     }
     assert!(
@@ -490,12 +466,7 @@ fn a_site_that_grows(server: Server) {
     );
     assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
 
-    let address = told.lines().find_map(|line| line.strip_prefix("address "));
-    let target = address
-        .unwrap()
-        .trim()
-        .strip_prefix("http://localhost:8081")
-        .unwrap();
+    let target = target_of(printed_address(&told));
     let first = Stub::start(&bed);
     known.assert_same(&first.get_all(target));
     wait_until("the first viewer to seed", LIMIT, || {

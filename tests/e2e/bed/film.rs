@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
@@ -144,6 +145,18 @@ impl Film {
         );
         panic!("{} bytes beyond the end", body.len() - right.len());
     }
+}
+
+/// The clip with its index behind its media.
+#[track_caller]
+pub fn clip_with_index_at_end(bed: &Bed) -> PathBuf {
+    let film = bed.dir().join("end.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-i", CLIP, "-c", "copy"]);
+    ffmpeg.args(["-movflags", "-faststart"]).arg(&film);
+    let made = ffmpeg.output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    film
 }
 
 pub fn hex(bytes: &[u8]) -> String {

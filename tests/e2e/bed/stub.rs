@@ -258,6 +258,20 @@ pub fn target(trackers: &[&str], video: &str) -> String {
         .collect()
 }
 
+/// The address that `publish` printed.
+#[track_caller]
+pub fn printed_address(told: &str) -> &str {
+    let address = told.lines().find_map(|line| line.strip_prefix("address "));
+    address.expect("an address is printed").trim()
+}
+
+/// What is asked for at an address that names the usual port, of a stub at any.
+#[track_caller]
+pub fn target_of(address: &str) -> &str {
+    let target = address.strip_prefix("http://localhost:8081");
+    target.expect("an address at the usual port")
+}
+
 /// Runs a command of the binary that ends by itself.
 #[track_caller]
 pub fn run(command: &mut Command, limit: Duration) -> Output {
