@@ -15,6 +15,7 @@ mod bed;
 
 mod commands; // the other addresses (magnet, proxy) and commands (get, seed, status, demo)
 mod crash; // kill -9, a full disk, a small store, starts that cannot be
+mod handover; // from passthrough to the swarm: each byte bought once, whatever the player does
 mod limits; // swarms, streams of a site, connections, memory: what there may be at most
 mod modes; // byte-exact whoever has the film, lies, or goes away
 mod origins; // https, and origins with faults
