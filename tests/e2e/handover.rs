@@ -11,7 +11,7 @@ use crate::bed::http::Client;
 use crate::bed::nginx::Nginx;
 use crate::bed::origin::{Faults, Origin};
 use crate::bed::scene::{LIMIT, Scene};
-use crate::bed::stub::{Stub, target};
+use crate::bed::stub::{Options, Stub, target};
 use crate::bed::{Bed, wait_until};
 
 const FILM_LEN: usize = 300_001;
@@ -67,6 +67,25 @@ fn a_torrent_that_is_found_while_a_later_range_passes() {
     plays_and_is_bought_once(&scene(&format!("limit_rate 48k; {slow}")));
 }
 
+/// What is asked of the origin first depends on it.
+#[test]
+fn how_fast_a_film_plays_is_heard_before_a_piece_is_whole() {
+    let bed = Bed::new();
+    let film = Film::clip(&bed, 4 * 1024 * 1024);
+    assert_eq!(film.pieces(), 1);
+    let nginx = Nginx::start_with(&bed, "limit_rate 48k;");
+    film.publish(nginx.root(), "");
+    let stub = Stub::start_with(&bed, Options::new(&bed).with(&["--log", "bittube=debug"]));
+    let mut player = stub.client();
+    let target = target(&[], &nginx.url(&film.name));
+    player.send("GET", &target, &[]).unwrap();
+    wait_until("the rate to be heard", LIMIT, || {
+        stub.log().contains("bytes a second, from the container")
+    });
+    let swarm = stub.swarm(&film.hex());
+    assert_eq!(swarm["have_pieces"], 0, "{swarm}");
+}
+
 /// A player that soon takes no more: what its socket and the stub's do not hold waits in the stub.
 fn narrow(stub: &Stub) -> Client {
     let socket = Socket::new(Domain::for_address(stub.addr()), Type::STREAM, None).unwrap();
@@ -120,9 +139,7 @@ fn a_paused_player_holds_up_no_other() {
     wait_until("the swarm to go on", LIMIT, || {
         stub.swarm(&film.hex())["readers"][0]["offset"] == RANGE_LEN
     });
-    let t = std::time::Instant::now();
     film.assert_same(&stub.get_all(&film_target));
-    eprintln!("{:?} {}", t.elapsed(), stub.stats());
     assert_eq!(player.reply("GET").unwrap().body, vec![7; 20_000]);
     film.assert_same(&player.reply("GET").unwrap().body);
 }

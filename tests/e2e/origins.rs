@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bed::Bed;
 use crate::bed::film::Film;
 use crate::bed::origin::{Faults, Origin};
-use crate::bed::scene::Scene;
+use crate::bed::scene::{LIMIT, Scene};
 use crate::bed::stub::{Options, Stub, target};
+use crate::bed::{Bed, wait_until};
 
 const FILM_LEN: usize = 4 * 1024 * 1024 + 99;
 
@@ -76,6 +76,22 @@ fn a_slow_origin_is_asked_at_once() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// The film's burst would fill a short queue before the torrent's few packets.
+#[test]
+fn the_torrent_is_asked_for_before_the_film() {
+    let bed = Bed::new();
+    let film = Film::random(&bed, "film.bin", FILM_LEN, 65_536);
+    let torrent = Some(film.torrent("", ""));
+    let origin = Origin::start(&film.data, torrent, Faults::default());
+    let stub = Stub::start(&bed);
+    let target = target(&[], &origin.url("film.bin"));
+    film.assert_same(&stub.get_all(&target));
+    wait_until("both to be asked for", LIMIT, || {
+        origin.openings().len() >= 2
+    });
+    assert_eq!(origin.openings()[0], "/film.bin.torrent");
 }
 
 #[test]

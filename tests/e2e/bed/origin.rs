@@ -1,9 +1,10 @@
 //! An origin with faults to order, beside nginx: slow to answer, or cut off in the middle.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ struct Shared {
     faults: Faults,
     sent: AtomicU64,
     asked: AtomicU64,
+    /// The path that each connection asked for first, by the order in which they came.
+    openings: Mutex<BTreeMap<usize, String>>,
     dead: AtomicBool,
 }
 
@@ -54,18 +57,19 @@ impl Origin {
             faults,
             sent: AtomicU64::new(0),
             asked: AtomicU64::new(0),
+            openings: Mutex::default(),
             dead: AtomicBool::new(false),
         });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
+            for (nth, stream) in listener.incoming().flatten().enumerate() {
                 if theirs.dead.load(Ordering::Relaxed) {
                     return;
                 }
                 let shared = Arc::clone(&theirs);
                 thread::spawn(move || {
                     // An error is the client going away.
-                    let _ended = shared.serve(&stream);
+                    let _ended = shared.serve(nth, &stream);
                     stream.shutdown(Shutdown::Both).ok();
                 });
             }
@@ -91,6 +95,12 @@ impl Origin {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
+    /// What each connection asked for first, in the order in which they came.
+    pub fn openings(&self) -> Vec<String> {
+        let openings = self.shared.openings.lock().unwrap();
+        openings.values().cloned().collect()
+    }
+
     pub fn is_dead(&self) -> bool {
         self.shared.dead.load(Ordering::Relaxed)
     }
@@ -105,7 +115,7 @@ impl Drop for Origin {
 }
 
 impl Shared {
-    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
+    fn serve(&self, nth: usize, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut input = BufReader::new(stream);
         loop {
@@ -126,6 +136,8 @@ impl Shared {
                     range = Some(bytes.to_owned());
                 }
             }
+            let path = target.split(' ').nth(1).unwrap_or_default().to_owned();
+            self.openings.lock().unwrap().entry(nth).or_insert(path);
             thread::sleep(self.faults.delay);
             self.answer(stream, &target, range.as_deref())?;
         }
