@@ -1,5 +1,6 @@
 //! From what passes through to the swarm: the origin is asked for nothing twice on the way.
 
+use std::fs;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::bed::film::Film;
-use crate::bed::http::Client;
+use crate::bed::http::{self, Client};
 use crate::bed::nginx::Nginx;
 use crate::bed::origin::{Faults, Origin};
+use crate::bed::registry::Registry;
 use crate::bed::scene::{LIMIT, Scene};
 use crate::bed::stub::{Options, Stub, target};
 use crate::bed::{Bed, wait_until};
@@ -67,23 +69,44 @@ fn a_torrent_that_is_found_while_a_later_range_passes() {
     plays_and_is_bought_once(&scene(&format!("limit_rate 48k; {slow}")));
 }
 
-/// What is asked of the origin first depends on it.
-#[test]
-fn how_fast_a_film_plays_is_heard_before_a_piece_is_whole() {
+/// What is asked of the origin first depends on it. The film is one piece, which comes slowly.
+fn rate_is_heard_before_a_piece(by_registry: bool) {
     let bed = Bed::new();
     let film = Film::clip(&bed, 4 * 1024 * 1024);
     assert_eq!(film.pieces(), 1);
     let nginx = Nginx::start_with(&bed, "limit_rate 48k;");
-    film.publish(nginx.root(), "");
+    fs::write(nginx.root().join(&film.name), &*film.data).unwrap();
+    let path = format!("/{}", film.name);
+    let head = http::get(nginx.addr(), &path, &["Range: bytes=0-0"]).unwrap();
+    let registry = Registry::start(film.torrent("", ""), head.header("etag").unwrap(), false);
+    if !by_registry {
+        film.publish_torrent(nginx.root(), "");
+    }
     let stub = Stub::start_with(&bed, Options::new(&bed).with(&["--log", "bittube=debug"]));
     let mut player = stub.client();
-    let target = target(&[], &nginx.url(&film.name));
+    let target = target(&[&registry.url()], &nginx.url(&film.name));
     player.send("GET", &target, &[]).unwrap();
+    if by_registry {
+        wait_until("the registry to be asked again", LIMIT, || {
+            registry.asked() > 1
+        });
+        registry.make_ready();
+    }
     wait_until("the rate to be heard", LIMIT, || {
         stub.log().contains("bytes a second, from the container")
     });
     let swarm = stub.swarm(&film.hex());
     assert_eq!(swarm["have_pieces"], 0, "{swarm}");
+}
+
+#[test]
+fn how_fast_a_film_plays_is_heard_before_a_piece_is_whole() {
+    rate_is_heard_before_a_piece(false);
+}
+
+#[test]
+fn how_fast_a_film_plays_is_heard_while_its_torrent_is_made() {
+    rate_is_heard_before_a_piece(true);
 }
 
 /// A player that soon takes no more: what its socket and the stub's do not hold waits in the stub.
