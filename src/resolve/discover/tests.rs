@@ -394,6 +394,28 @@ fn a_torrent_that_is_being_made_is_joined_under_way() {
 }
 
 #[test]
+fn a_torrent_beside_the_video_is_taken_while_a_registry_makes_one() {
+    for beside_first in [true, false] {
+        let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
+        let [(beside, _)] = gets(&mut it)[..] else {
+            panic!("the torrent beside the video is asked for first");
+        };
+        if beside_first {
+            it.handle_body(Time::ZERO, beside, came(&film(50_000)));
+        }
+        it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+        let [(registry, _)] = gets(&mut it)[..] else {
+            panic!("then the registry");
+        };
+        it.handle_body(Time::ZERO, registry, making(1));
+        if !beside_first {
+            it.handle_body(Time::ZERO, beside, came(&film(50_000)));
+        }
+        assert_eq!(found(&mut it).file, 0, "{beside_first}");
+    }
+}
+
+#[test]
 fn what_the_store_recalls_spares_the_registries() {
     let recalled = Metainfo::parse(&film(50_000)).unwrap();
     let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
