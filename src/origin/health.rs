@@ -6,8 +6,10 @@ use crate::units::Time;
 
 /// Failures in a row after which the origin is left alone.
 const FAILURES_MAX: u32 = 2;
-/// The first such pause; each further failure doubles it.
+/// For so long, at first: players wait for it, and most troubles are over within a minute.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
+/// After so many failures each further one doubles the pause.
+const SHORT_TROUBLE: u32 = 12;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
@@ -84,7 +86,7 @@ impl Health {
     pub fn handle_failure(&mut self, now: Time, asked: Option<Duration>) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let pause = if self.failures >= FAILURES_MAX {
-            let doublings = (self.failures - FAILURES_MAX).min(8);
+            let doublings = self.failures.saturating_sub(SHORT_TROUBLE).min(8);
             (PAUSE_MIN * 2u32.pow(doublings)).min(PAUSE_MAX)
         } else {
             Duration::ZERO
@@ -188,15 +190,16 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_doubles_from_the_second_failure_and_ends_with_a_success() {
+    fn it_is_left_alone_for_longer_after_a_minute_of_failures_until_a_success() {
         let mut health = Health::new();
         let now = Time::from_secs(100);
         health.handle_failure(now, None);
         assert_eq!(health.down_until(now), None);
-        let pauses: Vec<u64> = (0..6)
+        let pauses: Vec<u64> = (0..16)
             .map(|_| health.handle_failure(now, None).as_secs())
             .collect();
-        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(pauses[..11], [5; 11]);
+        assert_eq!(pauses[11..], [10, 20, 40, 60, 60]);
         assert_eq!(health.down_until(now), Some(Time::from_secs(160)));
         assert_eq!(health.down_until(Time::from_secs(160)), None);
         health.handle_success();

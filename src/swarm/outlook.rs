@@ -174,7 +174,8 @@ impl Outlook<'_> {
             };
             let mut missing = self.each_missing(range.and(window));
             if let Some(first) = missing.find(|&block| late(block, threshold)) {
-                let unseen = last_s.is_infinite();
+                // Other viewers may bring meanwhile what a long range brings last.
+                let unseen = last_s.is_infinite() && !self.scene.has_rivals();
                 let size = match (self.hurries(), unseen) {
                     (true, _) => self.start_size(),
                     (false, true) => UNSEEN_BYTES_MAX,

@@ -22,6 +22,8 @@ const RECENT: f64 = 0.25;
 const LINGER: Duration = Duration::from_millis(100);
 const LINGER_BLOCKS: f64 = 4.0;
 const LINGER_MAX: Duration = Duration::from_secs(2);
+/// The latter before it is known how long that is.
+const LINGER_FIRST: Duration = Duration::from_millis(200);
 /// Who has taken nothing for so long holds nobody up, nor who has taken nothing while so many
 /// blocks would have gone to each: on a thin line a block takes long, and one more served for each
 /// that waits would make all of them wait.
@@ -128,19 +130,26 @@ impl Serving {
         });
     }
 
+    /// It has taken back all that it asked for, and does not wait for the rest of the piece.
+    pub fn end_turn(&mut self, key: PeerKey) {
+        self.turns.retain(|turn| turn.key != key);
+    }
+
     /// Who asks for a few blocks at a time asks for the next when one has come.
     fn patience(&self) -> Patience {
-        let block_s = f64::from(BLOCK_LEN) / self.rate.max(1.0);
+        if self.rate <= 0.0 {
+            return Patience {
+                idle: LINGER + LINGER_FIRST,
+                asking: STUCK_AFTER_FIRST,
+            };
+        }
+        let block_s = f64::from(BLOCK_LEN) / self.rate;
         let linger_s = (block_s * LINGER_BLOCKS).min(LINGER_MAX.as_secs_f64());
         let width = f64::from(u32::try_from(self.width).expect("WIDTH_MAX"));
         let stuck_s = (block_s * width * STUCK_BLOCKS).min(STUCK_AFTER_MAX.as_secs_f64());
-        let asking = match self.rate > 0.0 {
-            true => STUCK_AFTER.max(Duration::from_secs_f64(stuck_s)),
-            false => STUCK_AFTER_FIRST,
-        };
         Patience {
             idle: LINGER + Duration::from_secs_f64(linger_s),
-            asking,
+            asking: STUCK_AFTER.max(Duration::from_secs_f64(stuck_s)),
         }
     }
 
@@ -406,6 +415,32 @@ mod tests {
         assert!(serving.handle_timeout(over));
         serving.end_turns(over, |_| None);
         assert!(!serving.holds(PeerKey(1), piece));
+    }
+
+    #[test]
+    fn before_the_line_is_known_nobody_is_waited_for_long() {
+        let mut serving = Serving::new(Time::ZERO);
+        let piece = PieceIndex(3);
+        serving.begin_turn(Time::ZERO, PeerKey(1), piece);
+        serving.begin_turn(Time::ZERO, PeerKey(2), piece);
+        serving.end_turns(Time::ZERO, |_| None);
+        assert_eq!(serving.free(), 0);
+        serving.set_waiting(Time::ZERO, 1);
+        assert_eq!(serving.next_timeout(), Time::ZERO + LINGER + LINGER_FIRST);
+    }
+
+    #[test]
+    fn who_takes_all_back_is_not_waited_for() {
+        let mut serving = Serving::new(Time::ZERO);
+        let piece = PieceIndex(3);
+        for key in 0..2 {
+            serving.begin_turn(Time::ZERO, PeerKey(key), piece);
+        }
+        assert_eq!(serving.free(), 0);
+        serving.end_turn(PeerKey(0));
+        serving.end_turn(PeerKey(1));
+        assert!(!serving.holds(PeerKey(0), piece));
+        assert_eq!(serving.free(), 1);
     }
 
     #[test]

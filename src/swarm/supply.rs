@@ -125,7 +125,7 @@ impl Scene<'_> {
     }
 
     /// Somebody else watches, who may fetch for both.
-    fn has_rivals(&self) -> bool {
+    pub fn has_rivals(&self) -> bool {
         self.mates.iter().any(|mate| mate.rival.is_some())
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::peer::session::Send;
+use crate::peer::session::Session;
 use crate::swarm::{PeerKey, Swarm, wake};
 use crate::units::{BlockSpan, Time};
 
@@ -91,6 +92,10 @@ impl Swarm {
         self.turn = true;
         if let Some(peer) = self.peers.get_mut(key) {
             peer.cancelled = Some(now);
+            let next = peer.ready().and_then(Session::next_upload);
+            if next.is_none() {
+                self.serving.end_turn(key);
+            }
         }
     }
 

@@ -323,6 +323,45 @@ fn a_hedge_waits_for_its_latest_start_and_spares_what_peers_bring() {
 }
 
 #[test]
+fn beside_other_viewers_no_long_range_is_bought() {
+    let case = case(OriginPolicy::Hybrid);
+    let (now, reader) = playing();
+    // It has everything, and chokes us.
+    let bought = |rival: Option<Lot>| {
+        let mate = Mate {
+            key: PeerKey(0),
+            pieces: &case.all,
+            usable: false,
+            finish_s: 0.1,
+            rate: 0.0,
+            young: false,
+            srtt_s: 0.02,
+            outstanding: 0,
+            queue: &case.queue,
+            rival: rival.map(|lot| (lot, 100)),
+        };
+        let scene = Scene {
+            now,
+            layout: &case.layout,
+            requests: &case.requests,
+            rarity: &case.rarity,
+            lot: case.lot,
+            mates: &[mate],
+            prospects: false,
+            forsaken: false,
+            lately: true,
+        };
+        match case.supply.plan(&scene, &reader, case.origin) {
+            Plan::Buy { range, .. } => range.len(),
+            Plan::Wait(_) => 0,
+        }
+    };
+    assert!(bought(None) > HEDGE_BYTES_MAX);
+    let beside = bought(Some(lot(1)));
+    assert!((1..=HEDGE_BYTES_MAX).contains(&beside), "{beside}");
+}
+
+#[test]
 fn no_block_is_bought_twice_and_two_fetches_are_the_limit() {
     let mut case = case(OriginPolicy::Hybrid);
     let (now, reader) = playing();
