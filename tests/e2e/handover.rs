@@ -46,8 +46,9 @@ fn plays_and_is_bought_once(scene: &Scene) {
     scene.film.assert_same(&stub.get_all(&scene.target()));
     let passed = stub.stats()["origin_bytes_by_cause"]["passthrough"].as_u64();
     assert!(passed > Some(0) && passed < Some(scene.film.len() as u64));
-    let swarm = stub.swarm(&scene.film.hex());
-    assert_eq!(swarm["have_pieces"], scene.film.pieces(), "{swarm}");
+    wait_until("all of it to be the swarm's", LIMIT, || {
+        stub.swarm(&scene.film.hex())["have_pieces"] == scene.film.pieces()
+    });
     assert_bought_once(&scene.nginx, &scene.film);
 }
 
