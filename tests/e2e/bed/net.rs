@@ -14,6 +14,11 @@ pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A port on which nobody listens, given out once in this process.
 pub fn free_port() -> u16 {
+    free_ports_in_a_row(1)
+}
+
+/// The first of so many.
+pub fn free_ports_in_a_row(count: u16) -> u16 {
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     let span = PORT_LAST - PORT_FIRST;
     let next = NEXT.get_or_init(|| {
@@ -22,10 +27,12 @@ pub fn free_port() -> u16 {
         AtomicU16::new(u16::try_from(apart).expect("masked to 16 bits") % span)
     });
     loop {
-        let port = PORT_FIRST + next.fetch_add(1, Ordering::Relaxed) % span;
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
-            && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
-        {
+        let port = PORT_FIRST + next.fetch_add(count, Ordering::Relaxed) % span;
+        let is_free = |port| {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+                && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+        };
+        if (port..port + count).all(is_free) {
             return port;
         }
     }
