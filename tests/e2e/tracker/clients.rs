@@ -1,8 +1,9 @@
 //! Real clients announce, scrape and find each other by the tracker: each is found and finds, by
 //! HTTP and UDP, over IPv4 and IPv6. What is missing here is missing in the clients:
 //!
-//! - aria2 1.36 and rqbit 9.1 never scrape. `UDPTrackerRequest.h` of the one has a number for it that
-//!   nothing sends, `tracker_comms_udp.rs` of the other has it in a comment; neither has it by HTTP.
+//! - aria2 1.36 and rqbit 9.1 never scrape. `UDPTrackerRequest.h` of the one has a number for it
+//!   that nothing sends, `tracker_comms_udp.rs` of the other has it in a comment; neither has it by
+//!   HTTP.
 //! - aria2 asks by UDP over IPv4 only: "currently we only utilize IPv4 DHT for UDP tracker",
 //!   `NameResolveCommand.cc`.
 //! - So does transmission 3.00: in `tr_urlParse` (`utils.c`) a host ends at its first colon, and
