@@ -1,15 +1,12 @@
 //! Every byte of a film through the stub, whoever has it, lies, or goes away in the middle.
 
-use std::process::Command;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::bed::aria2::Aria2;
 use crate::bed::film::Film;
-use crate::bed::http::Client;
 use crate::bed::libtorrent;
 use crate::bed::net::loopback_host;
+use crate::bed::player::play_in_time;
 use crate::bed::scene::{LIMIT, Scene};
 use crate::bed::seeder::{Conduct, Seeder};
 use crate::bed::stub::{Options, Stub, target};
@@ -130,9 +127,9 @@ fn an_origin_that_dies_half_way() {
     let mut client = stub.client();
     client.send("GET", &scene.target(), &[]).unwrap();
     assert_eq!(client.head().unwrap().status, 200);
-    let mut body = read(&mut client, FILM_LEN / 4);
+    let mut body = client.take(FILM_LEN / 4);
     scene.nginx.kill();
-    body.extend(read(&mut client, FILM_LEN - body.len()));
+    body.extend(client.take(FILM_LEN - body.len()));
     scene.film.assert_same(&body);
     assert!(stub.bytes("from_origin") > 0);
     assert!(stub.bytes("from_peers") > 0);
@@ -187,7 +184,7 @@ fn a_peer_that_lies() {
 fn origin_share_with_peers_that_can_carry_the_film() {
     const SECONDS: usize = 25;
     let bed = Bed::new();
-    let film = Film::new(&bed, "film.mp4", made_film(&bed, SECONDS), 128 * 1024);
+    let film = Film::made(&bed, SECONDS, 128 * 1024);
     let scene = Scene::of(bed, film);
     let _libtorrent = scene.libtorrent(&libtorrent::Conduct::default());
     let _aria2 = Aria2::seed(&scene.bed, &scene.film, &scene.torrent);
@@ -195,84 +192,14 @@ fn origin_share_with_peers_that_can_carry_the_film() {
     let _transmission = Transmission::seed(&scene.bed, &scene.film, &scene.torrent, local);
     scene.wait_seeders(3);
     let stub = Stub::start(&scene.bed);
-    play_in_time(&stub, &scene, SECONDS);
+    play_in_time(
+        &stub,
+        &scene.target(),
+        &scene.film,
+        scene.film.len() / SECONDS,
+    );
     let first = (scene.film.len() * 5 / SECONDS) as u64;
     let bought = scene.nginx.bytes_sent_from(&scene.film.name, first);
     let share = bought as f64 / (scene.film.len() as u64 - first) as f64;
     assert!(share < 0.02, "origin's share {share:.4}: {}", stub.stats());
-}
-
-/// Reads a film as its player would: the first two seconds at once, then as time goes by.
-#[track_caller]
-fn play_in_time(stub: &Stub, scene: &Scene, seconds: usize) {
-    let rate = scene.film.len() / seconds;
-    let mut client = stub.client();
-    client
-        .send("GET", &scene.target(), &["Range: bytes=0-"])
-        .unwrap();
-    assert_eq!(client.head().unwrap().status, 206);
-    let begun = Instant::now();
-    let mut body = Vec::new();
-    while body.len() < scene.film.len() {
-        let due = 2 * rate + (begun.elapsed().as_secs_f64() * rate as f64) as usize;
-        let due = due.min(scene.film.len());
-        if due > body.len() {
-            body.extend(read(&mut client, due - body.len()));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    scene.film.assert_same(&body);
-}
-
-/// A film of 6 Mb/s, the same rate throughout.
-fn made_film(bed: &Bed, seconds: usize) -> Vec<u8> {
-    let path = bed.dir().join("made.mp4");
-    let made = Command::new("ffmpeg")
-        .args([
-            "-v",
-            "error",
-            "-y",
-            "-f",
-            "lavfi",
-            "-i",
-            "testsrc2=size=640x360:rate=25",
-        ])
-        .args([
-            "-t",
-            &seconds.to_string(),
-            "-c:v",
-            "libx264",
-            "-preset",
-            "ultrafast",
-        ])
-        .args([
-            "-b:v", "6M", "-minrate", "6M", "-maxrate", "6M", "-bufsize", "2M",
-        ])
-        .args([
-            "-x264-params",
-            "nal-hrd=cbr:filler=1",
-            "-pix_fmt",
-            "yuv420p",
-        ])
-        .args(["-movflags", "+faststart"])
-        .arg(&path)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-    std::fs::read(path).unwrap()
-}
-
-/// So many bytes of the body, or panics where they stop.
-#[track_caller]
-fn read(client: &mut Client, len: usize) -> Vec<u8> {
-    let mut body = vec![0; len];
-    let mut got = 0;
-    while got < len {
-        match client.read(&mut body[got..]) {
-            Ok(0) => panic!("the body ended after {got} of {len} bytes"),
-            Ok(more) => got += more,
-            Err(error) => panic!("after {got} of {len} bytes: {error}"),
-        }
-    }
-    body
 }

@@ -1,5 +1,7 @@
 //! What `publish` writes and prints, in the hands of real web servers and viewers.
 
+mod from_nothing;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};

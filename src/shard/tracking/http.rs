@@ -197,6 +197,7 @@ impl Caller {
         let body_len = match head.body_len() {
             Ok(len) => len,
             Err(bad) => {
+                self.desk.counted.borrow_mut().http.malformed += 1;
                 self.put(&refusal(&bad), false, with_body);
                 return Ok(false);
             }
@@ -206,14 +207,23 @@ impl Caller {
         }
         // Elsewhere a body is never wanted; after one the framing is not worth keeping.
         let kept = body_len == 0 && head.keep_alive();
-        if !matches!(head.method, Method::Get | Method::Head) {
-            let reply = Reply::new(405, TEXT, "GET or HEAD\n").with("Allow", "GET, HEAD");
-            self.put(&reply, kept, with_body);
-            return Ok(kept);
-        }
-        let reply = match path {
-            "/announce" => self.announce(head, query).await,
-            "/scrape" => self.scrape(query).await,
+        let reply = match (path, head.method) {
+            ("/announce", Method::Get) => self.announce(head, query).await,
+            ("/scrape", Method::Get) => self.scrape(query).await,
+            ("/announce" | "/scrape", _) => {
+                self.desk.counted.borrow_mut().http.malformed += 1;
+                failure(405, Malformed("GET and nothing else")).with("Allow", "GET")
+            }
+            (_, Method::Get | Method::Head) => self.page(head, path).await,
+            _ => Reply::new(405, TEXT, "GET or HEAD\n").with("Allow", "GET, HEAD"),
+        };
+        self.put(&reply, kept, with_body);
+        Ok(kept)
+    }
+
+    /// What is for people and for programs that watch.
+    async fn page(&self, head: &RequestHead, path: &str) -> Reply {
+        match path {
             "/stats" if !wants_json(head) => page(self.desk.stats().await.page()),
             "/stats" | "/stats.json" => {
                 Reply::new(200, "application/json", self.desk.stats().await.json())
@@ -229,9 +239,7 @@ impl Caller {
                 TEXT,
                 "a tracker: /announce, /scrape, /stats, /metrics\n",
             ),
-        };
-        self.put(&reply, kept, with_body);
-        Ok(kept)
+        }
     }
 
     async fn announce(&self, head: &RequestHead, query: &str) -> Reply {
@@ -244,7 +252,7 @@ impl Caller {
             Ok(asked) => asked,
             Err(why) => {
                 desk.counted.borrow_mut().http.malformed += 1;
-                return bencoded(http::malformed_body(why));
+                return failure(200, why);
             }
         };
         desk.counted.borrow_mut().http.announces += 1;
@@ -265,7 +273,7 @@ impl Caller {
             Ok(hashes) => hashes,
             Err(why) => {
                 desk.counted.borrow_mut().http.malformed += 1;
-                return bencoded(http::malformed_body(why));
+                return failure(200, why);
             }
         };
         desk.counted.borrow_mut().http.scrapes += 1;
@@ -444,8 +452,13 @@ fn busy() -> Reply {
     Reply::new(503, TEXT, "busy\n").with("Retry-After", "60")
 }
 
+/// In bencode whatever the status: who asked may have asked for peers.
+fn failure(status: u16, why: Malformed) -> Reply {
+    Reply::new(status, "text/plain", http::malformed_body(why))
+}
+
 fn refusal(bad: &BadRequest) -> Reply {
-    Reply::new(bad.status, TEXT, format!("{}\n", bad.detail))
+    failure(bad.status, Malformed(bad.detail))
 }
 
 fn page(html: String) -> Reply {

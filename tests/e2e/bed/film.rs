@@ -38,6 +38,11 @@ impl Film {
         Self::new(bed, "clip.mp4", fs::read(CLIP).unwrap(), piece_len)
     }
 
+    /// A real film, `film.mp4`: 6 Mbit/s throughout.
+    pub fn made(bed: &Bed, seconds: usize, piece_len: u32) -> Self {
+        Self::new(bed, "film.mp4", encoded(bed, seconds), piece_len)
+    }
+
     pub fn new(bed: &Bed, name: &str, data: Vec<u8>, piece_len: u32) -> Self {
         let dir = bed.folder(&format!("film-{name}"));
         fs::write(dir.join(name), &data).unwrap();
@@ -157,6 +162,24 @@ pub fn clip_with_index_at_end(bed: &Bed) -> PathBuf {
     let made = ffmpeg.output().unwrap();
     assert!(made.status.success(), "{made:?}");
     film
+}
+
+/// `filler`: what is easily coded takes as many bytes.
+fn encoded(bed: &Bed, seconds: usize) -> Vec<u8> {
+    let path = bed.dir().join("encoded.mp4");
+    let rate = "-b:v 6M -minrate 6M -maxrate 6M -bufsize 2M -x264-params nal-hrd=cbr:filler=1";
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi"])
+        .args(["-i", "testsrc2=size=640x360:rate=25"])
+        .args(["-t", &seconds.to_string()])
+        .args(["-c:v", "libx264", "-preset", "ultrafast"])
+        .args(rate.split(' '))
+        .args(["-pix_fmt", "yuv420p", "-movflags", "+faststart"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    fs::read(path).unwrap()
 }
 
 pub fn hex(bytes: &[u8]) -> String {

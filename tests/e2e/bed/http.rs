@@ -110,6 +110,21 @@ impl Client {
         self.input.read(buf)
     }
 
+    /// So many bytes of a body, or panics where they stop.
+    #[track_caller]
+    pub fn take(&mut self, len: usize) -> Vec<u8> {
+        let mut body = vec![0; len];
+        let mut got = 0;
+        while got < len {
+            match self.read(&mut body[got..]) {
+                Ok(0) => panic!("the body ended after {got} of {len} bytes"),
+                Ok(more) => got += more,
+                Err(error) => panic!("after {got} of {len} bytes: {error}"),
+            }
+        }
+        body
+    }
+
     fn pieces_of_unknown_length(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {

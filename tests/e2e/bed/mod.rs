@@ -11,6 +11,7 @@ pub mod nginx;
 pub mod opentracker;
 pub mod origin;
 pub mod page;
+pub mod player;
 pub mod process;
 pub mod registrar;
 pub mod registry;

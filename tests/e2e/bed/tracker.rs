@@ -1,6 +1,6 @@
 //! `bittube tracker`: the real binary, on loopback of both families.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::bed::film::Film;
 use crate::bed::http::{self, Reply};
-use crate::bed::net::{free_port, loopback};
+use crate::bed::net::free_port;
 use crate::bed::process::Process;
 use crate::bed::stub::binary;
 use crate::bed::{Bed, wait_for, wait_until};
@@ -34,8 +34,13 @@ impl Tracker {
 
     /// `words`: more of the command line.
     pub fn start_with(bed: &Bed, words: &[&str]) -> Self {
-        let v4 = loopback(free_port());
-        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, free_port()));
+        Self::start_on(bed, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST, words)
+    }
+
+    /// At other addresses of this machine.
+    pub fn start_on(bed: &Bed, v4: Ipv4Addr, v6: Ipv6Addr, words: &[&str]) -> Self {
+        let v4 = SocketAddr::from((v4, free_port()));
+        let v6 = SocketAddr::from((v6, free_port()));
         let store = bed.folder(&format!("tracker-{}", v4.port()));
         let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
         let process = spawn(bed, v4, v6, &store, &words);
@@ -44,20 +49,6 @@ impl Tracker {
             v6,
             store,
             words,
-            process,
-        }
-    }
-
-    /// On this address instead of 127.0.0.1.
-    pub fn start_on(bed: &Bed, v4: SocketAddr) -> Self {
-        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, free_port()));
-        let store = bed.folder(&format!("tracker-{}", v4.port()));
-        let process = spawn(bed, v4, v6, &store, &[]);
-        Self {
-            v4,
-            v6,
-            store,
-            words: Vec::new(),
             process,
         }
     }
@@ -138,10 +129,11 @@ impl Tracker {
         (number("8:completei"), number("10:incompletei"))
     }
 
+    /// Of all films; a scrape would be counted.
     #[track_caller]
-    pub fn wait_seeds(&self, film: &Film, count: u64) {
+    pub fn wait_seeds(&self, count: u64) {
         wait_until("seeds to be announced", LIMIT, || {
-            self.scrape(film).0 >= count
+            self.stats()["seeds"].as_u64() >= Some(count)
         });
     }
 

@@ -1,7 +1,7 @@
 //! transmission-daemon as seeder and downloader, told what to do over its RPC.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -26,8 +26,9 @@ pub struct Transmission {
 
 impl Transmission {
     /// Listens on, dials and announces from `ip`.
-    pub fn seed(bed: &Bed, film: &Film, torrent: &Path, ip: Ipv4Addr) -> Self {
-        let seeder = Self::start(bed, torrent, &film.dir, ip);
+    pub fn seed(bed: &Bed, film: &Film, torrent: &Path, ip: impl Into<IpAddr>) -> Self {
+        let seeder = Self::start(bed, &film.dir, ip.into());
+        seeder.add(torrent, false);
         // It takes nobody's word for what is on the disk.
         seeder.call("torrent-verify", &json!({}));
         wait_until("transmission to seed", Duration::from_secs(30), || {
@@ -36,20 +37,35 @@ impl Transmission {
         seeder
     }
 
-    pub fn download(bed: &Bed, torrent: &Path, ip: Ipv4Addr) -> Self {
+    pub fn download(bed: &Bed, torrent: &Path, ip: impl Into<IpAddr>) -> Self {
         let dir = bed.folder(&format!("transmission-got-{}", free_port()));
-        Self::start(bed, torrent, &dir, ip)
+        let downloader = Self::start(bed, &dir, ip.into());
+        downloader.add(torrent, false);
+        downloader
     }
 
-    fn start(bed: &Bed, torrent: &Path, dir: &Path, ip: Ipv4Addr) -> Self {
-        let (addr, rpc) = (
-            SocketAddr::new(IpAddr::V4(ip), free_port()),
-            loopback(free_port()),
-        );
+    /// Downloads nothing, and announces itself to nobody.
+    pub fn paused(bed: &Bed, torrents: &[PathBuf], ip: impl Into<IpAddr>) -> Self {
+        let dir = bed.folder(&format!("transmission-got-{}", free_port()));
+        let paused = Self::start(bed, &dir, ip.into());
+        torrents
+            .iter()
+            .for_each(|torrent| paused.add(torrent, true));
+        paused
+    }
+
+    fn start(bed: &Bed, dir: &Path, ip: IpAddr) -> Self {
+        let (addr, rpc) = (SocketAddr::new(ip, free_port()), loopback(free_port()));
+        // Bound to an address of IPv4 it asks no tracker over IPv6.
+        let (v4, v6) = match ip {
+            IpAddr::V4(ip) => (ip, Ipv6Addr::LOCALHOST),
+            IpAddr::V6(ip) => (Ipv4Addr::UNSPECIFIED, ip),
+        };
         let name = format!("transmission-{}", addr.port());
         let home = bed.folder(&name);
         let settings = json!({
-            "bind-address-ipv4": ip, "bind-address-ipv6": "::1", "peer-port": addr.port(), "download-dir": dir,
+            "bind-address-ipv4": v4, "bind-address-ipv6": v6,
+            "peer-port": addr.port(), "download-dir": dir,
             "rpc-bind-address": "127.0.0.1", "rpc-port": rpc.port(), "rpc-whitelist-enabled": false,
             "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
             "port-forwarding-enabled": false, "blocklist-enabled": false, "encryption": 0,
@@ -63,15 +79,17 @@ impl Transmission {
             .env("HOME", &home);
         let mut process = Process::spawn(bed, &name, &mut command);
         process.wait_ready(Duration::from_secs(10), || crate::bed::net::answers(rpc));
-        let transmission = Self {
+        Self {
             addr,
             rpc,
             dir: dir.to_owned(),
             _process: process,
-        };
-        let added = json!({ "filename": torrent, "download-dir": dir, "paused": false });
-        transmission.call("torrent-add", &added);
-        transmission
+        }
+    }
+
+    fn add(&self, torrent: &Path, paused: bool) {
+        let added = json!({ "filename": torrent, "download-dir": self.dir, "paused": paused });
+        self.call("torrent-add", &added);
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -80,6 +98,10 @@ impl Transmission {
 
     /// Its only torrent: `status`, `percentDone`, `uploadedEver`, `peersConnected`, `errorString`.
     pub fn torrent(&self) -> Value {
+        self.torrents()[0].clone()
+    }
+
+    fn torrents(&self) -> Vec<Value> {
         let fields = [
             "status",
             "percentDone",
@@ -89,18 +111,19 @@ impl Transmission {
             "error",
             "trackerStats",
         ];
-        self.call("torrent-get", &json!({ "fields": fields }))["torrents"][0].clone()
+        let all = self.call("torrent-get", &json!({ "fields": fields }));
+        all["torrents"].as_array().unwrap().clone()
     }
 
-    /// Seeds and leechers, as its tracker said last.
+    /// Seeds and leechers of the first torrent that was scraped, as its tracker said last. The
+    /// answer to an announce may count as such.
     pub fn scraped(&self) -> Option<(u64, u64)> {
-        let torrent = self.torrent();
-        let tracker = &torrent["trackerStats"][0];
-        if tracker["lastScrapeSucceeded"] != true {
-            return None;
-        }
-        let count = |name: &str| tracker[name].as_u64();
-        Some((count("seederCount")?, count("leecherCount")?))
+        self.torrents().iter().find_map(|torrent| {
+            let tracker = &torrent["trackerStats"][0];
+            let count = |name: &str| tracker[name].as_u64();
+            let counts = (count("seederCount")?, count("leecherCount")?);
+            (tracker["lastScrapeSucceeded"] == true).then_some(counts)
+        })
     }
 
     #[track_caller]

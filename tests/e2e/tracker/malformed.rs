@@ -1,15 +1,41 @@
 //! Announces that are none: each is told so, and nothing is kept of it.
 
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use crate::bed::film::Random;
 use crate::bed::http::Client;
 use crate::bed::tracker::{Tracker, announce_target};
 use crate::bed::{Bed, wait_until};
 
 const HASH: [u8; 20] = [0xab; 20];
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// What is wrong in the place of a good value, separated by blanks; and nothing at all.
+const WRONG_VALUES: [(&str, &str); 4] = [
+    (
+        "info_hash",
+        "abc % %zz %00 aaaaaaaaaaaaaaaaaaa aaaaaaaaaaaaaaaaaaaaa aaaaaaaaaaaaaaaaaaa% \
+         aaaaaaaaaaaaaaaaaaa%4 aaaaaaaaaaaaaaaaaaa%4g aaaaaaaaaaaaaaaaaaaa% \
+         %00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00",
+    ),
+    (
+        "peer_id",
+        "abc %f bbbbbbbbbbbbbbbbbbb bbbbbbbbbbbbbbbbbbbbb",
+    ),
+    ("port", "0 65536 -1 +1 0x50 80.5 99999999999999999999"),
+    ("left", "x -1 +1 1.5 0x10 99999999999999999999"),
+];
+
+/// What is good once and wrong twice.
+const SINGLE: &str = "info_hash=cccccccccccccccccccc peer_id=cccccccccccccccccccc port=1 left=1 \
+    uploaded=1 downloaded=1 event=stopped numwant=1 compact=1";
+
+/// What is wrong beside all that is good.
+const WRONG_PAIRS: &str = "uploaded=-1 uploaded=x uploaded= downloaded=1e9 event=begun \
+    event=STOPPED event=started%00 numwant=lots numwant=1.0 numwant=- numwant=--1 \
+    numwant=99999999999999999999 compact=yes";
 
 /// Queries, all of them wrong in one way.
 fn queries() -> Vec<String> {
@@ -27,59 +53,17 @@ fn queries() -> Vec<String> {
         without("info_hash"),
         without("peer_id"),
         without("port"),
+        format!("{}&info_hash={}", without("info_hash"), "a".repeat(3000)),
     ];
-    let long = "a".repeat(3000);
-    for (name, values) in [
-        (
-            "info_hash",
-            &[
-                "",
-                "abc",
-                "%",
-                "%zz",
-                "%00",
-                "aaaaaaaaaaaaaaaaaaaaa",
-                long.as_str(),
-            ][..],
-        ),
-        ("peer_id", &["", "abc", "%f", "bbbbbbbbbbbbbbbbbbbbb"]),
-        (
-            "port",
-            &[
-                "",
-                "0",
-                "65536",
-                "-1",
-                "+1",
-                "0x50",
-                "80.5",
-                "99999999999999999999",
-            ],
-        ),
-    ] {
-        all.extend(
-            values
-                .iter()
-                .map(|value| format!("{}&{name}={value}", without(name))),
-        );
+    for (name, values) in WRONG_VALUES {
+        let values = values.split(' ').chain([""]);
+        all.extend(values.map(|value| format!("{}&{name}={value}", without(name))));
     }
-    let zero = "%00".repeat(20);
-    all.push(format!("{}&info_hash={zero}", without("info_hash")));
-    for more in [
-        "&port=1",
-        "&info_hash=cccccccccccccccccccc",
-        "&left=2",
-        "&uploaded=-1",
-        "&uploaded=x",
-        "&downloaded=1e9",
-        "&event=begun",
-        "&event=STOPPED",
-        "&numwant=lots",
-        "&numwant=1.0",
-        "&compact=yes",
-    ] {
-        all.push(format!("{good}{more}"));
-    }
+    all.extend(SINGLE.split(' ').map(|pair| {
+        let (name, _) = pair.split_once('=').unwrap();
+        format!("{}&{pair}&{pair}", without(name))
+    }));
+    all.extend(WRONG_PAIRS.split(' ').map(|pair| format!("{good}&{pair}")));
     all
 }
 
@@ -88,7 +72,8 @@ fn malformed_http_announces_get_a_failure_and_leave_nothing() {
     let bed = Bed::new();
     let tracker = Tracker::start(&bed);
     let queries = queries();
-    assert!(queries.len() >= 30, "{}", queries.len());
+    assert!(queries.len() >= 60, "{}", queries.len());
+    assert!(queries.iter().all(|query| !query.contains([' ', '\n'])));
     // All on one connection: a malformed announce does not even cost that.
     let mut client = Client::connect(tracker.v4).unwrap();
     for query in &queries {
@@ -116,10 +101,14 @@ fn malformed_http_announces_get_a_failure_and_leave_nothing() {
         "{stats}"
     );
     assert_eq!(stats["http"]["announces"], 0);
-    // The one that they were made from is fine.
-    client
-        .get(&announce_target(&HASH, 6881, "&left=1"), &[])
-        .unwrap();
+    // The one that they were made from is fine, and so is one that wishes for the impossible or
+    // says no more than it must.
+    for more in ["&left=1", "&left=1&numwant=4000000000", "&numwant=-5", ""] {
+        let reply = client
+            .get(&announce_target(&HASH, 6881, more), &[])
+            .unwrap();
+        assert!(reply.body.starts_with(b"d8:complete"), "{}", reply.text());
+    }
     assert_eq!(tracker.stats()["peers"], 1);
 }
 
@@ -129,6 +118,9 @@ fn what_is_no_request_is_told_so_and_ends() {
     let tracker = Tracker::start(&bed);
     let long_head = format!("GET /announce HTTP/1.1\r\nX: {}\r\n", "x".repeat(20_000));
     let long_target = format!("GET /announce?{} HTTP/1.1\r\n\r\n", "x".repeat(9000));
+    let good = announce_target(&HASH, 6881, "&left=1");
+    let post = format!("POST {good} HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let head = format!("HEAD {good} HTTP/1.1\r\nConnection: close\r\n\r\n");
     for (raw, status) in [
         ("nonsense\r\n\r\n", "400"),
         ("GET /announce HTTP/2.0\r\n\r\n", "400"),
@@ -145,6 +137,10 @@ fn what_is_no_request_is_told_so_and_ends() {
             "POST /announce HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
             "405",
         ),
+        (&post, "405"),
+        (&head, "405"),
+        ("DELETE /announce HTTP/1.0\r\n\r\n", "405"),
+        ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0", "400"),
         (
             "PUT /metainfo HTTP/1.1\r\nContent-Length: 16777217\r\n\r\n",
             "413",
@@ -165,8 +161,64 @@ fn what_is_no_request_is_told_so_and_ends() {
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{raw:.60}: {answer}"
         );
+        // A client that asked for peers reads bencode.
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        if !raw.contains(" /metainfo") && status != "404" && !raw.starts_with("HEAD") {
+            assert!(
+                body.starts_with("d14:failure reason"),
+                "{raw:.60}: {answer}"
+            );
+        }
     }
-    assert_eq!(tracker.stats()["peers"], 0);
+    let stats = tracker.stats();
+    assert_eq!((&stats["peers"], &stats["swarms"]), (&0.into(), &0.into()));
+    let answer = say(tracker.v4, &format!("GET {good} HTTP/1.0\r\n\r\n"));
+    assert!(answer.contains("\r\n\r\nd8:complete"), "{answer}");
+}
+
+#[test]
+fn garbage_gets_nothing_and_leaves_nothing() {
+    let bed = Bed::new();
+    let tracker = Tracker::start(&bed);
+    let mut random = Random::new(4);
+    for nth in 0..300 {
+        let len = random.below(2000);
+        let mut bytes = random.bytes(len);
+        // Some have an announce's beginning, some an end.
+        if nth % 3 == 1 {
+            bytes.splice(..0, *b"GET /announce?info_hash=");
+        }
+        if nth % 2 == 1 {
+            bytes.extend(b" HTTP/1.1\r\n\r\n");
+        }
+        let mut stream = TcpStream::connect(tracker.v4).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        // It may have closed before all is said.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer);
+        let reset = ended.is_err_and(|error| error.kind() != ErrorKind::ConnectionReset);
+        assert!(!reset, "the connection does not end: {bytes:?}");
+        let text = String::from_utf8_lossy(&answer);
+        let failed = text.contains("\r\n\r\nd14:failure reason");
+        assert!(answer.is_empty() || failed, "{bytes:?}: {text}");
+    }
+    let client = Udp::connect(tracker.v4);
+    for nth in 0..2000 {
+        let len = random.below(200);
+        let mut bytes = random.bytes(len);
+        // Half of them have the right connection id.
+        if nth % 2 == 1 && bytes.len() >= 8 {
+            bytes[..8].copy_from_slice(&client.id);
+        }
+        client.socket.send(&bytes).unwrap();
+    }
+    let stats = tracker.stats();
+    assert_eq!((&stats["peers"], &stats["swarms"]), (&0.into(), &0.into()));
+    // It is there as before.
+    let client = Udp::connect(tracker.v4);
+    assert_eq!(client.ask(&client.announce())[..4], [0, 0, 0, 1]);
 }
 
 #[test]
@@ -197,7 +249,6 @@ fn a_body_for_the_registry_is_read_whole() {
 
 /// All that comes until the other side closes.
 fn say(to: SocketAddr, raw: &str) -> String {
-    use std::io::Read as _;
     let mut stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     // The answer may come, and the connection end, before all is said.
@@ -319,7 +370,9 @@ fn malformed_udp_announces_get_an_error_and_leave_nothing() {
         ];
         all.extend([0u32, 3, 4, 255, u32::MAX].map(|action| with(8, &action.to_be_bytes())));
         all.extend([4u32, 5, 1 << 31, u32::MAX].map(|event| with(80, &event.to_be_bytes())));
-        all.extend([16, 17, 36, 56, 80, 96, 97].map(|len| good[..len].to_vec()));
+        // Cut short; or with an option that is (BEP 41).
+        all.extend((16..good.len()).map(|len| good[..len].to_vec()));
+        all.extend((1..=102).map(|more| [&good[..], &vec![0xff; more]].concat()));
         let options = [
             &[2][..],
             &[2, 9, b'x'],
@@ -330,7 +383,8 @@ fn malformed_udp_announces_get_an_error_and_leave_nothing() {
         ];
         all.extend(options.map(|option| [&good, option].concat()));
         let scrape = client.head(2);
-        all.extend([0, 1, 19, 21, 39].map(|len| [&scrape, &vec![7; len][..]].concat()));
+        let parts = (0..=184).filter(|len| *len == 0 || len % 20 != 0);
+        all.extend(parts.map(|len| [&scrape, &vec![7; len][..]].concat()));
         all.push([&scrape[..], &[0; 20]].concat());
         assert!(all.len() >= 30, "{}", all.len());
         for datagram in &all {
@@ -362,6 +416,7 @@ fn who_has_not_connected_is_sent_no_more_than_it_sent() {
     let client = Udp::connect(tracker.v4);
     let mut stranger = client.announce();
     stranger[..8].fill(9);
+    stranger.resize(200, 9);
     for len in 0..stranger.len() {
         client.socket.send(&stranger[..len]).unwrap();
     }

@@ -1,14 +1,14 @@
 //! What outlives a tracker, what is read again, and who may be tracked.
 
 use std::io::Read as _;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv6Addr, TcpStream};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::bed::film::hex;
 use crate::bed::http::{Client, get};
-use crate::bed::net::{free_port, outside_address};
+use crate::bed::net::outside_address;
 use crate::bed::nginx::Nginx;
 use crate::bed::tracker::{Tracker, announce_target};
 use crate::bed::{Bed, stub, wait_until};
@@ -253,8 +253,8 @@ fn what_hinders_the_start_is_told() {
 #[test]
 fn one_address_has_its_share_of_connections() {
     let bed = Bed::new();
-    let outside = SocketAddr::new(outside_address().into(), free_port());
-    let tracker = Tracker::start_on(&bed, outside);
+    let tracker = Tracker::start_on(&bed, outside_address(), Ipv6Addr::LOCALHOST, &[]);
+    let outside = tracker.v4;
     let target = announce_target(&[1; 20], 1, "");
     let mut open: Vec<_> = (0..64)
         .map(|_| {
