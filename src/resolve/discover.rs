@@ -371,7 +371,7 @@ impl Discover {
                 Sidecar::Found(url, metainfo) => self.accept(Some(&url), *metainfo),
                 Sidecar::None => {}
             }
-            if !self.done && self.registries.are_asked() {
+            if self.done || self.registries.are_asked() {
                 return;
             }
         }

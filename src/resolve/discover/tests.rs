@@ -394,6 +394,24 @@ fn a_torrent_that_is_being_made_is_joined_under_way() {
 }
 
 #[test]
+fn the_torrent_beside_the_video_does_not_wait_for_one_that_is_being_made() {
+    for beside_first in [true, false] {
+        let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
+        it.handle_origin_head(Time::ZERO, &url(VIDEO), &ok(), Some(50_000));
+        let beside = |it: &mut Discover| it.handle_body(Time::ZERO, 0, came(&film(50_000)));
+        if beside_first {
+            beside(&mut it);
+        }
+        it.handle_body(Time::ZERO, 1, making(1));
+        if !beside_first {
+            beside(&mut it);
+        }
+        assert_eq!(found(&mut it).metainfo.layout.length(), 50_000);
+        assert!(it.is_over());
+    }
+}
+
+#[test]
 fn what_the_store_recalls_spares_the_registries() {
     let recalled = Metainfo::parse(&film(50_000)).unwrap();
     let mut it = Discover::new(Time::ZERO, ask_by(&["http://a.example/announce"]));
