@@ -9,10 +9,10 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def run_apart(script, options, limit_s):
-    """Python's `script` as the first process there, with one argument; its exit status."""
+def run_apart(script, words, limit_s):
+    """Python's `script` as the first process there, with these words; its exit status."""
     words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
-             sys.executable, str(script), options]
+             sys.executable, str(script), *words]
     return subprocess.run(words, timeout=limit_s, preexec_fn=_die_with_parent).returncode
 
 

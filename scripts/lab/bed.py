@@ -87,6 +87,10 @@ class Host:
                 f"{download_bit_s}bit", "burst", str(max(download_bit_s // 800, 6000)),
                 "latency", "50ms")
 
+    def plug(self, is_in):
+        """The cable. Without it whatever is sent here is lost, and nobody is told."""
+        run("ip", "link", "set", f"v{self.number}", "up" if is_in else "down")
+
     def spawn(self, name, words, core=None, env=None, **pipes):
         """A program there; both helpers replace themselves by it, so that its id is its own."""
         words = ["nsenter", f"--net=/run/netns/{self.name}", *words]

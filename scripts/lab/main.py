@@ -131,7 +131,7 @@ def play(given, name, seed, out):
     if given.log:
         options["logs"] = str(ROOT / "target/lab/logs" / f"{now()}-{name}-{seed}")
     out.unlink(missing_ok=True)
-    status = run_apart(Path(__file__).with_name("run.py"), json.dumps(options), RUN_MAX_S)
+    status = run_apart(Path(__file__).with_name("run.py"), [json.dumps(options)], RUN_MAX_S)
     if status or not out.exists():
         sys.exit(f"lab.sh: {name} with seed {seed} failed")
     return json.loads(out.read_text())
