@@ -9,8 +9,7 @@ cd "$(dirname "$0")/.."
 
 binary=${BITTUBE_UNDER_TEST:-}
 if [ -z "$binary" ]; then
-    # With what tests are built with: `cargo build` would compile half of it anew.
-    cargo test --locked --quiet --no-run --test tidy
+    cargo build --locked
     binary=target/debug/bittube
 fi
 exec "$python" scripts/lab/federation.py --binary "$(realpath "$binary")" "$@"

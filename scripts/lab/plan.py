@@ -3,18 +3,19 @@
 
 from dataclasses import dataclass
 
-FILM_S = 40
+FILM_S, FILM_OF_TWO_S = 40, 60
 # 10.77.0.x; viewers follow each other. In multiples of the film's rate: a viewer's way up, its way
 # down, a site's way up.
 SITES = {"a": 20, "b": 21, "c": 22}
 TRACKERS = {"t1": 30, "t2": 31, "ot": 32}
 VIEWERS, VIEWER_BYTE = 6, 10
-UPLOAD, DOWNLOAD, SITE = 5.0, 15.0, 10.0
+UPLOAD, DOWNLOAD, SITE = 5.0, 15.0, 7.5
 
 # How each site tells where its torrents are.
 TORRENTS = {"a": "beside", "b": "link", "c": "registry"}
 # Each film, the sites that have it, and the trackers that each of them names. The last one is
-# published by two sites, by each in its own words: one info-hash, so one swarm with two origins.
+# published by two sites, by each in its own words: one info-hash, so one swarm with two origins. It
+# is the longest, so that its viewers still lack some of it when the second site dies.
 FILMS = {
     "a1": {"a": ("t1", "ot")},
     "a2": {"a": ("t2", "t1")},
@@ -71,15 +72,15 @@ PLAYS = [
     Play(29.0, 4, "a1", "a", ("ot",)),
     # Soon site a dies.
     Play(40.0, 2, "a1", "a", ("t1", "ot"), True),
-    Play(40.5, 0, "ab", "a", ("t1", "ot")),
-    Play(41.0, 5, "a2", "a", (), True),
-    Play(41.5, 3, "ab", "b", ()),
+    Play(40.5, 5, "a2", "a", (), True),
+    Play(42.0, 0, "ab", "a", ("t1", "ot")),
+    Play(42.5, 3, "ab", "b", ()),
     # Soon site b dies.
     Play(52.0, 0, "b1", "b", ("t2",), True),
     Play(52.5, 1, "b2", "b", ("t1", "t2", "ot"), True),
     Play(53.0, 4, "b2", "b", (), True),
     # Site b is dead.
-    Play(60.0, 5, "ab", "b", ("t2",)),
+    Play(60.0, 3, "b1", "b", ("t2",), True),
     # Soon site c dies.
     Play(64.0, 3, "c1", "c", ("t1",), True),
     Play(65.5, 2, "c2", "c", ("t2",), True),
@@ -88,8 +89,13 @@ PLAYS = [
 
 FAULTS = [
     Fault("t1", 6.0), Fault("t2", 16.0, with_host=True), Fault("ot", 26.0),
-    Fault("a", 46.0), Fault("b", 58.0), Fault("c", 70.0, with_host=True),
+    Fault("a", 44.0, lasts_s=9.0), Fault("b", 56.0, lasts_s=9.0),
+    Fault("c", 68.0, with_host=True, lasts_s=9.0),
 ]
+
+
+def length_s(film):
+    return FILM_OF_TWO_S if len(FILMS[film]) > 1 else FILM_S
 
 
 def names(play):

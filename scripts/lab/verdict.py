@@ -13,6 +13,8 @@ LACK_MIN = 0.2
 OTHER_MIN = 100_000
 # Announces that each tracker hears before it dies, and after.
 HEARD_MIN = 2
+# If the machine did other things for so long, s, a run shows nothing.
+HELD_UP_MAX_S = 5.0
 
 
 def table(run):
@@ -27,14 +29,30 @@ def table(run):
 
 def row(run, showing):
     play, log = showing.play, showing.player.log
-    start = "never" if log["start_s"] is None else f"{log['start_s']:.2f} s"
-    stall = f"{showing.stall_s:.2f} s" if log["stalls"] else "none"
+    began, stalled = start_s(run, showing), [length for _, length, _ in stalls(run, showing)]
+    start = "never" if began is None else f"{began:.2f} s"
+    stall = f"{max(stalled):.2f} s" if stalled else "none"
     right = (log["bytes"] - log["wrong_bytes"]) / len(showing.player.film.data)
     dead = [f"{fault.server}{'*' * began_in(run, fault, showing)}" for fault in plan.FAULTS
             if plan.touches(fault, play) and met(run, fault, showing)]
     return (f"viewer {play.viewer}", f"{play.film} at {play.site}", " ".join(play.chain) or "-",
             f"{log['join']:.1f} s", start, stall, f"{right:.2%}", f"{showing.share:.0%}",
             " ".join(dead) or "-")
+
+
+def start_s(run, showing):
+    log = showing.player.log
+    if log["start_s"] is not None:
+        return log["start_s"] - run.held_up(log["join"], log["join"] + log["start_s"])
+    return None
+
+
+def stalls(run, showing):
+    """(begun, length, bytes there) of each."""
+    for begun, length, at in showing.player.log["stalls"]:
+        length -= run.held_up(begun, begun + length)
+        if length > 0:
+            yield begun, length, at
 
 
 def met(run, fault, showing):
@@ -77,20 +95,23 @@ def failures(run):
     found = []
     for showing in run.showings:
         who = f"viewer {showing.play.viewer} with {showing.play.film} at {showing.play.site}"
-        found += [f"{who}: {what}" for what in of_player(showing)]
+        found += [f"{who}: {what}" for what in of_player(run, showing)]
     for fault in plan.FAULTS:
         found += [f"{fault.server}: {what}" for what in of_fault(run, fault)]
     for film, sites in plan.FILMS.items():
         if not any(showing.share for showing in run.showings if showing.play.film == film):
             found.append(f"{film}: nobody had a byte of it from a peer")
+    if run.held_up() > HELD_UP_MAX_S:
+        found.append("this machine is too busy: whatever was found, the stubs need not have done it")
     return found
 
 
-def of_player(showing):
+def of_player(run, showing):
     log, size = showing.player.log, len(showing.player.film.data)
-    if log["start_s"] is None or log["start_s"] > START_MAX_S:
+    began = start_s(run, showing)
+    if began is None or began > START_MAX_S:
         yield f"did not start within {START_MAX_S:.0f} s"
-    for begun, length, at in log["stalls"]:
+    for begun, length, at in stalls(run, showing):
         if length > STALL_MAX_S:
             yield f"stalled for {length:.2f} s at {begun:.1f} s, with {at / size:.0%} of the film"
     for at, why in log["errors"]:
