@@ -108,7 +108,7 @@ class Tracker(Server):
     def command(self):
         here = f"{self.host.ip}:{TRACKER_PORT}"
         return [
-            self.binary, "tracker", "--http", here, "--udp", here, "--interval", "15s",
+            self.binary, "tracker", "--http", here, "--udp", here, "--interval", "60s",
             "--store", str(self.home / "store"), "--registry", str(self.home / "registry"),
             "--tokens", str(self.home / "tokens"), "--allow-private"], self.env
 

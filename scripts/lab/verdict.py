@@ -114,8 +114,9 @@ def of_player(run, showing):
     for begun, length, at in stalls(run, showing):
         if length > STALL_MAX_S:
             yield f"stalled for {length:.2f} s at {begun:.1f} s, with {at / size:.0%} of the film"
-    for at, why in log["errors"]:
-        yield f"was let down at {at:.1f} s: {why}"
+    if log["errors"]:
+        at, why = log["errors"][0]
+        yield f"was let down at {at:.1f} s ({len(log['errors'])} times in all): {why}"
     if log["wrong_bytes"]:
         yield f"{log['wrong_bytes']} wrong bytes"
     if log["bytes"] != size:
