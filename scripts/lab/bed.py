@@ -87,6 +87,10 @@ class Host:
                 f"{download_bit_s}bit", "burst", str(max(download_bit_s // 800, 6000)),
                 "latency", "50ms")
 
+    def plug(self, is_in):
+        """The cable. Without it whatever is sent here is lost, and nobody is told."""
+        run("ip", "link", "set", f"v{self.number}", "up" if is_in else "down")
+
     def spawn(self, name, words, core=None, env=None, **pipes):
         """A program there; both helpers replace themselves by it, so that its id is its own."""
         words = ["nsenter", f"--net=/run/netns/{self.name}", *words]
@@ -149,9 +153,12 @@ def hardware(number):
     return f"02:00:00:00:00:{number:02x}"
 
 
-class Bed:
+class Net:
+    """A bridge, and the hosts on it."""
+
     def __init__(self, options):
         self.options = options
+        run("mount", "-t", "tmpfs", "-o", "mode=755,size=75%", "tmpfs", "/run")
         SCRATCH.mkdir(parents=True)
         SCRATCH.chmod(0o755)
         os.makedirs("/run/netns")
@@ -160,10 +167,7 @@ class Bed:
         run("ip", "link", "set", "br0", "up")
         run("ip", "link", "set", "lo", "up")
         self.cores = sorted(os.sched_getaffinity(0))
-        self.hosts, self.servers = [], []
-        self.origin = self.add_host(ORIGIN_IP)
-        self.origin.limit(rate(ORIGIN), None)
-        self.relay = None
+        self.hosts = []
 
     def add_host(self, ip=None):
         host = Host(len(self.hosts))
@@ -172,12 +176,23 @@ class Bed:
             host.address(ip)
         return host
 
+
+class Bed(Net):
+    """With an origin and its tracker on one host."""
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.servers = []
+        self.origin = self.add_host(ORIGIN_IP)
+        self.origin.limit(rate(ORIGIN), None)
+        self.relay = None
+
     def start_origin(self, film):
         """nginx behind the relay, and the tracker beside it."""
         home = SCRATCH / "nginx"
         os.link(film.path, film.path.with_name("plain.mp4"))
-        home.mkdir()
-        (home / "nginx.conf").write_text(NGINX.format(home=home, root=film.path.parent))
+        configure_nginx(home, film.path.parent, "127.0.0.1:8000 proxy_protocol sndbuf=32k",
+                        "$proxy_protocol_addr")
         nginx = self.origin.spawn("nginx", ["nginx", "-p", str(home), "-c", f"{home}/nginx.conf"])
         words = [sys.executable, str(HERE / "relay.py"), f"{ORIGIN_IP}:80", "127.0.0.1:8000"]
         self.relay = self.origin.spawn(
@@ -208,6 +223,13 @@ class Bed:
         return (SCRATCH / "nginx/access.log").read_text().splitlines()
 
 
+def configure_nginx(home, root, listen, who, more=""):
+    """`who`: the variable that tells who asks, for the log. `more`: of the place of all files."""
+    home.mkdir()
+    (home / "nginx.conf").write_text(
+        NGINX.format(home=home, root=root, listen=listen, who=who, more=more))
+
+
 NGINX = """
 user root;
 daemon off;
@@ -217,7 +239,7 @@ error_log {home}/error.log;
 events {{ worker_connections 2048; }}
 http {{
     map $sent_http_content_range $first {{ default -; "~^bytes (?<number>[0-9]+-)" $number; }}
-    log_format sent "$msec $request_time $proxy_protocol_addr $status $body_bytes_sent $first $uri";
+    log_format sent "$msec $request_time {who} $status $body_bytes_sent $first $uri";
     access_log {home}/access.log sent;
     client_body_temp_path {home}/body;
     proxy_temp_path {home}/proxy;
@@ -229,8 +251,8 @@ http {{
     keepalive_requests 100000;
     types {{ video/mp4 mp4; application/x-bittorrent torrent; }}
     server {{
-        listen 127.0.0.1:8000 proxy_protocol sndbuf=32k;
-        location / {{ root {root}; }}
+        listen {listen};
+        location / {{ root {root}; {more} }}
     }}
 }}
 """
@@ -247,12 +269,7 @@ class Stub:
 
     def start(self, film, seed=False):
         state = self.home / "state"
-        state.mkdir(parents=True)
-        env = dict(os.environ, HOME=str(state), RUST_BACKTRACE="1")
-        for name in ("STATE", "CACHE", "CONFIG", "DATA"):
-            env[f"XDG_{name}_HOME"] = str(state)
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-            env.pop(name, None)
+        env = at_home(state)
         options = self.bed.options
         words = [options["binary"], "seed" if seed else "serve", "--store",
                  str(self.home / "store"), "--shards", "1", "--allow-private",
@@ -324,6 +341,17 @@ class Stub:
             self.process.kill()
             self.process.wait()
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def at_home(folder):
+    """The environment of a `bittube` that keeps all its state in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = dict(os.environ, HOME=str(folder), RUST_BACKTRACE="1")
+    for name in ("STATE", "CACHE", "CONFIG", "DATA"):
+        env[f"XDG_{name}_HOME"] = str(folder)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        env.pop(name, None)
+    return env
 
 
 class Worker(threading.Thread):

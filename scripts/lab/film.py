@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The film of the bed: an mp4 head that tells how long it plays, then random bytes; its torrent."""
+"""Films of the bed: an mp4 head that tells how long it plays, then random bytes; a torrent."""
 
 import hashlib
 import random
@@ -18,8 +18,6 @@ class Film:
     path: Path
     data: bytes
     length_s: float
-    info_hash: bytes
-    torrent: bytes
 
     @property
     def rate(self):
@@ -27,20 +25,32 @@ class Film:
         return len(self.data) / self.length_s
 
 
-def make(folder, length_s, announce):
-    """Writes the film and `<film>.torrent` into `folder`."""
+@dataclass
+class WithTorrent(Film):
+    info_hash: bytes
+    torrent: bytes
+
+
+def draw(path, length_s, seed):
+    """Writes a film that only this seed gives."""
     head = _mp4_head(length_s)
     size = BITRATE // 8 * length_s
-    data = head + random.Random(length_s).randbytes(size - len(head))
-    path = Path(folder) / NAME
+    data = head + random.Random(seed).randbytes(size - len(head))
     path.write_bytes(data)
+    return Film(path, data, length_s)
+
+
+def make(folder, length_s, announce):
+    """Writes the film and `<film>.torrent` into `folder`."""
+    film = draw(Path(folder) / NAME, length_s, length_s)
+    data, size = film.data, len(film.data)
     pieces = b"".join(
         hashlib.sha1(data[at : at + PIECE_LEN]).digest() for at in range(0, size, PIECE_LEN)
     )
     info = {"length": size, "name": NAME, "piece length": PIECE_LEN, "pieces": pieces}
     torrent = _bencode({"announce": announce, "info": info})
-    path.with_name(NAME + ".torrent").write_bytes(torrent)
-    return Film(path, data, length_s, hashlib.sha1(_bencode(info)).digest(), torrent)
+    film.path.with_name(NAME + ".torrent").write_bytes(torrent)
+    return WithTorrent(film.path, data, length_s, hashlib.sha1(_bencode(info)).digest(), torrent)
 
 
 def _box(kind, body):

@@ -2,7 +2,6 @@
 """The lab's command line: which scenarios and seeds, one run after another, then the report."""
 
 import argparse
-import ctypes
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 import figures
 import report
 import scenario as scenarios
+from apart import run_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 # Without anything else being said, and of a change that is tried.
@@ -27,7 +27,6 @@ QUICK = ["S1", "S2", "S5"]
 ALL = ["N1", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8"]
 VIEWERS_MAX = 60
 RUN_MAX_S = 1800
-PR_SET_PDEATHSIG = 1
 
 
 def read_words():
@@ -132,17 +131,10 @@ def play(given, name, seed, out):
     if given.log:
         options["logs"] = str(ROOT / "target/lab/logs" / f"{now()}-{name}-{seed}")
     out.unlink(missing_ok=True)
-    words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
-             sys.executable, str(Path(__file__).with_name("run.py")), json.dumps(options)]
-    # However this process ends, the run ends with it, and its namespaces with the run.
-    done = subprocess.run(words, timeout=RUN_MAX_S, preexec_fn=die_with_parent)
-    if done.returncode or not out.exists():
+    status = run_apart(Path(__file__).with_name("run.py"), [json.dumps(options)], RUN_MAX_S)
+    if status or not out.exists():
         sys.exit(f"lab.sh: {name} with seed {seed} failed")
     return json.loads(out.read_text())
-
-
-def die_with_parent():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tell(name, seed, figure):

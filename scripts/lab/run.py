@@ -10,7 +10,6 @@ import resource
 import selectors
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -46,7 +45,6 @@ class Run:
         self.options = options
         self.scenario = scenarios.draw(
             options["scenario"], options["seed"], options["viewers"], options["length"])
-        run_words("mount", "-t", "tmpfs", "-o", "mode=755,size=75%", "tmpfs", "/run")
         self.bed = Bed(options)
         (SCRATCH / "site").mkdir()
         self.film = films.make(SCRATCH / "site", options["length"], TRACKER)
@@ -284,10 +282,6 @@ class Cpu:
         total, idle = now[0] - self.last[0], now[1] - self.last[1]
         self.marks.append(round(1 - idle / max(1, total), 3))
         self.last, self.next = now, self.now() + 1.0
-
-
-def run_words(*words):
-    subprocess.run(words, check=True)
 
 
 def main():

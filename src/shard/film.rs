@@ -210,15 +210,24 @@ impl Film {
 
     /// Waits until it is known what this film is, at most `wait`.
     pub async fn settled(&self, wait: Duration) -> State {
+        self.waited(wait, false).await
+    }
+
+    /// The same, and until no registry makes its torrent any more: for who has no origin.
+    pub async fn searched(&self, wait: Duration) -> State {
+        self.waited(wait, true).await
+    }
+
+    async fn waited(&self, wait: Duration, for_registry: bool) -> State {
         let until = runtime::now() + wait;
         loop {
             let changed = self.changed.notified();
-            if !matches!(*self.state.borrow(), State::Resolving) {
-                return self.state();
-            }
-            let left = until.since(runtime::now());
-            if left.is_zero() {
-                return State::Resolving;
+            let (left, state) = (until.since(runtime::now()), self.state());
+            let searching = for_registry && self.searching.get();
+            match state {
+                State::Resolving if !left.is_zero() => {}
+                State::Passthrough if !left.is_zero() && searching => {}
+                _ => return state,
             }
             tokio::select! {
                 () = changed => {}
@@ -283,15 +292,15 @@ impl Film {
                 self.conclude(&shard, outcome).await;
             }
             if discover.is_over() {
-                return self.searching.set(false);
+                self.searching.set(false);
+                return self.changed.notify_waiters();
             }
             let event = self.events.borrow_mut().pop_front();
             match event {
                 Some(Event::Body(id, body)) => discover.handle_body(shard.now(), id, body),
                 Some(Event::OriginHead(head, total)) => {
-                    let url = self.origin.as_ref().map(|origin| &origin.url);
-                    if let Some(url) = url {
-                        discover.handle_origin_head(shard.now(), url, &head, total);
+                    if let Some(origin) = &self.origin {
+                        discover.handle_origin_head(shard.now(), &origin.url, &head, total);
                     }
                 }
                 Some(Event::OriginFailed) => discover.handle_origin_failed(shard.now()),

@@ -149,7 +149,7 @@ async fn other_ways(
         return beyond(player, film, request, length).await;
     }
     film.handle_origin_failed();
-    match film.settled(OTHER_WAYS_WAIT).await {
+    match known_otherwise(film, error).await {
         State::Here { host, file } => {
             if let Some(host) = host.take_up() {
                 return request.from_swarm(player, shard, film, &host, file).await;
@@ -172,6 +172,14 @@ async fn other_ways(
         None => Failure::new(502, "origin-unreachable", detail),
     };
     player.fail(shard, request, &failure).await
+}
+
+async fn known_otherwise(film: &Film, error: &OriginFailed) -> State {
+    match error.status {
+        // What a server refuses, a registry that looks at the same server is not likely to have.
+        Some(..500) => film.settled(OTHER_WAYS_WAIT).await,
+        _ => film.searched(OTHER_WAYS_WAIT).await,
+    }
 }
 
 fn origin_length(film: &Rc<Film>) -> Option<u64> {
@@ -412,7 +420,7 @@ impl Pass {
         let Some(request) = request.filter(|_| !self.origin.changed.get()) else {
             return false;
         };
-        film.settled(OTHER_WAYS_WAIT).await;
+        known_otherwise(film, error).await;
         match film.successor(shard.now()) {
             Some((host, file)) => {
                 let reader = OpenReader::new(&host, file, self.left, request.asked_at);

@@ -261,6 +261,28 @@ fn a_torrent_that_is_being_made_is_joined_under_way() {
     assert!(stub.bytes("from_peers") > 0, "{}", stub.stats());
 }
 
+/// As after the tracker's restart: it wants to ask the video's server first, which is dead.
+#[test]
+fn a_dead_site_is_played_once_the_registry_knows() {
+    let bed = Bed::new();
+    let mut untold = Untold::start(&bed, "");
+    let registry = Registry::start(untold.torrent(), &untold.etag(), false);
+    untold.nginx.kill();
+    let stub = Stub::start(&bed);
+    let target = target(&[&registry.url()], &untold.video());
+    thread::scope(|scope| {
+        let whole = scope.spawn(|| stub.get_all(&target));
+        wait_until("the registry to be asked", LIMIT, || registry.asked() > 0);
+        registry.make_ready();
+        untold.film.assert_same(&whole.join().unwrap());
+    });
+    // One that never has it is not waited for without end.
+    let never = Registry::start(untold.torrent(), "", false);
+    let other = untold.nginx.url("other.mp4");
+    let reply = stub.get(&crate::bed::stub::target(&[&never.url()], &other), &[]);
+    assert_eq!(reply.unwrap().status, 502);
+}
+
 #[test]
 fn a_registry_of_another_version_is_not_believed() {
     let bed = Bed::new();
