@@ -14,7 +14,7 @@ pub const CROWD_TARGET: Duration = Duration::from_millis(3300);
 /// So much of the film is sent at first in a crowd, s: the player learns what it is, and does not
 /// begin. It may begin before its time with so much, s.
 const CROWD_HELD_S: f64 = 1.0;
-const CROWD_LEAD_S: f64 = 4.0;
+const CROWD_LEAD_S: f64 = 6.0;
 /// A player that was sent so much, s, has begun.
 const CROWD_PLAYS_AFTER_S: f64 = 2.0;
 /// A range no longer than this at either end of the file is a probe, not playback.
