@@ -102,8 +102,8 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s1,
         &[
-            ("copies / bound", s1.copies / s1.bound, 2.0, 2.5),
-            ("longest stall, s", s1.stall_longest, 1.0, 1.1),
+            ("copies / bound", s1.copies / s1.bound, 2.0, 2.2),
+            ("longest stall, s", s1.stall_longest, 1.0, 0.5),
             ("start p95, s", s1.start(0.95), 4.0, 4.0),
             duplicates(&s1, 2.0),
         ],
@@ -119,7 +119,7 @@ fn all_levels(seed: u64, size: Size) -> Vec<Level> {
         ],
     ));
     all.extend(scarce_and_restless(seed, size));
-    for (flash, base, limit, stalls) in [(true, &s1, 1.65, 2.0), (false, &s2, 2.15, 0.0)] {
+    for (flash, base, limit, stalls) in [(true, &s1, 1.8, 0.0), (false, &s2, 2.15, 0.0)] {
         let s6 = play(scenario::s6(seed, size, flash));
         let added = (s6.bound - base.bound).max(0.0);
         let more = s6.copies / (base.copies + 1.2 * added);
@@ -141,9 +141,9 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     let mut all = levels(
         &s3,
         &[
-            ("copies / bound", s3.copies / s3.bound, 1.25, 1.8),
+            ("copies / bound", s3.copies / s3.bound, 1.25, 1.7),
             ("stalled, %", s3.stalled * 100.0, 1.0, 1.0),
-            duplicates(&s3, 10.5),
+            duplicates(&s3, 6.5),
         ],
     );
     let s4 = play(scenario::s4(seed, size));
@@ -151,8 +151,8 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s4,
         &[
-            ("not offloaded, %", bought, 17.0, 32.0),
-            ("longest stall, s", s4.stall_longest, 1.0, 2.0),
+            ("not offloaded, %", bought, 17.0, 31.0),
+            ("longest stall, s", s4.stall_longest, 1.0, 1.0),
             duplicates(&s4, 3.1),
         ],
     ));
@@ -171,7 +171,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
 /// S7 and S8.
 fn troubled(seed: u64, size: Size) -> Vec<Level> {
     let mut all = Vec::new();
-    for (slow, limit, most) in [(false, 3.8, 8.0), (true, 4.5, 40.0)] {
+    for (slow, limit, most) in [(false, 1.4, 3.0), (true, 4.5, 40.0)] {
         let s7 = play(scenario::s7(seed, size, slow));
         let longest = ("longest stall, s", s7.stall_longest, 1.0, limit);
         let needless = ("needless stalls, s", s7.needless_s, 0.0, most);
