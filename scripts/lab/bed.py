@@ -31,6 +31,8 @@ ORIGIN_DELAY = 0.02
 # The last bytes of addresses: the origin's, viewers', seeds' and a poisoner's.
 VIEWER_BYTE, SEED_BYTE, POISONER_BYTE = 10, 100, 150
 LAST_BYTES = (1, *range(VIEWER_BYTE, VIEWER_BYTE + 60), 100, 101, POISONER_BYTE)
+# So long the address of a killed viewer lives on, s.
+CLOSING_S = 2.0
 # Bytes that wait for one receiver.
 QUEUE_LEN = 16_000
 RIDER_BIT_S = 1_000_000
@@ -63,9 +65,17 @@ class Host:
         self.ip = None
 
     def address(self, ip):
-        run("ip", "-n", self.name, "addr", "flush", "dev", "e0")
-        run("ip", "-n", self.name, "addr", "add", f"{ip}/16", "dev", "e0")
-        self.ip = ip
+        """The place of one who was killed goes to another, under another address. The one before
+        stays for a moment, so that the kernel can close what the killed program had open, as on any
+        machine; what the newcomer calls is called from the new one."""
+        before, self.ip = self.ip, ip
+        run("ip", "-n", self.name, "addr", "add", f"{ip}/32", "dev", "e0")
+        run("ip", "-n", self.name, "route", "replace", "10.77.0.0/16", "dev", "e0", "src", ip)
+        if before is not None:
+            words = ["ip", "-n", self.name, "addr", "del", f"{before}/32", "dev", "e0"]
+            timer = threading.Timer(CLOSING_S, subprocess.run, (words,), {"capture_output": True})
+            timer.daemon = True
+            timer.start()
 
     def know(self, places):
         """Where each address of the run is, or was: asking for those of the dead would overflow the

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::ring::buffers::Buffer;
@@ -89,6 +90,14 @@ impl Stream {
         let receiver = Receiver(Rc::clone(&self.0));
         let sender = Sender::new(self.0);
         (receiver, sender)
+    }
+
+    /// The connection ends once what was sent is not acknowledged for so long, or not taken: who
+    /// vanished says no good-bye (tcp(7), `TCP_USER_TIMEOUT`).
+    pub fn set_silence_max(&self, most: Duration) {
+        let millis = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
+        // A socket that refuses it has ended already.
+        let _ = sockopt::set_tcp_user_timeout(&self.0.fd, millis);
     }
 
     /// Two halves of one connection. Panics if they are not.

@@ -36,6 +36,9 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 const STRANGERS_MAX: usize = 256;
 /// A peer that takes nothing for this long is gone.
 const SEND_STALL: Duration = Duration::from_secs(120);
+/// A peer whose machine acknowledges nothing for this long is gone: it may be cut off, and would
+/// keep its slot until it is silent for too long.
+const UNREACHED_MAX: Duration = Duration::from_secs(30);
 /// What waits in a peer's socket: beyond a block another peer may be more urgent, and what waits
 /// there cannot be taken back.
 const UNSENT_MAX: u32 = 16 << 10;
@@ -170,6 +173,7 @@ pub async fn dial(host: Rc<Host>, peer: PeerKey, addr: SocketAddr) {
 }
 
 fn attend(host: &Rc<Host>, peer: PeerKey, addr: SocketAddr, stream: Stream, early: &[u8]) {
+    stream.set_silence_max(UNREACHED_MAX);
     let closer = stream.closer();
     let (receiver, sender) = stream.split();
     let conn = Rc::new(PeerConn {

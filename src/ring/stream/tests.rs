@@ -507,3 +507,17 @@ fn mapped_bytes_wait_for_a_slow_reader_and_not_for_a_dead_one() {
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
     });
 }
+
+#[test]
+fn who_takes_nothing_for_the_longest_silence_is_gone() {
+    ring(async {
+        let (ours, peer) = pair();
+        let stream = Stream::new(ours);
+        stream.set_silence_max(SECOND / 2);
+        let (_receiver, mut sender) = stream.split();
+        // More than both sockets hold.
+        let sent = sender.send_all(vec![7; 64 << 20], false).await;
+        assert!(sent.is_err());
+        drop(peer);
+    });
+}
