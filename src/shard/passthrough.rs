@@ -91,7 +91,7 @@ pub async fn reply(
             Err(error) => return other_ways(player, shard, film, request, &error).await,
         }
     };
-    film.handle_origin_head(&head, total);
+    film.inbox.handle_origin_head(&head, total);
     if request.provenance.web {
         film.sites.note(&request.provenance);
         look(film, &origin, &first).await;
@@ -148,7 +148,7 @@ async fn other_ways(
         // The range lies beyond the end; what to say to that depends on its form.
         return beyond(player, film, request, length).await;
     }
-    film.handle_origin_failed();
+    film.inbox.handle_origin_failed();
     match known_otherwise(film, error).await {
         State::Here { host, file } => {
             if let Some(host) = host.take_up() {
@@ -415,7 +415,7 @@ impl Pass {
         error: &OriginFailed,
     ) -> bool {
         tracing::info!(why = error.why, "the origin broke off");
-        film.handle_origin_failed();
+        film.inbox.handle_origin_failed();
         self.heir = None;
         let Some(request) = request.filter(|_| !self.origin.changed.get()) else {
             return false;
