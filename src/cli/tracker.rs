@@ -37,9 +37,7 @@ pub fn run(config: &TrackerConfig) -> Result<(), Failed> {
             swarms_max: config.torrents_max,
             peers_max: config.peers_max,
             newcomers_max: config.address_max,
-            interval: config.interval,
-            min_interval: Limits::default().min_interval.min(config.interval),
-            ..Limits::default()
+            ..Limits::default().with_interval(config.interval)
         },
         allow: allowed(config)?,
         trusted: config.trust_proxy.clone(),

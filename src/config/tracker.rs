@@ -48,8 +48,8 @@ pub struct TrackerOptions {
     )]
     pub udp: Vec<SocketAddr>,
 
-    /// What clients are told to wait between two announces; who is silent for twice as long is
-    /// forgotten [default: 30m]
+    /// What clients are told to wait between two announces; who is silent for twice as long, and
+    /// for 20 minutes at least, is forgotten [default: 30m]
     #[arg(long, value_name = "TIME", env = "BITTUBE_TRACKER_INTERVAL")]
     pub interval: Option<Span>,
 
@@ -86,7 +86,8 @@ pub struct TrackerOptions {
     #[arg(long, value_name = "N", env = "BITTUBE_TRACKER_PEERS_MAX")]
     pub peers_max: Option<usize>,
 
-    /// New peers of one address, or one /64 of IPv6, within two intervals [default: 20000]
+    /// New peers of one address, or one /64 of IPv6, in the time until the silent are forgotten
+    /// [default: 20000]
     #[arg(long, value_name = "N", env = "BITTUBE_TRACKER_ADDRESS_MAX")]
     pub address_max: Option<u32>,
 

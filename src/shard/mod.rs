@@ -27,6 +27,7 @@ pub mod registry;
 pub mod room;
 pub mod roster;
 pub mod run;
+pub mod search;
 pub mod seed;
 pub mod sites;
 pub mod sources;

@@ -91,7 +91,7 @@ pub async fn reply(
             Err(error) => return other_ways(player, shard, film, request, &error).await,
         }
     };
-    film.handle_origin_head(&head, total);
+    film.inbox.handle_origin_head(&head, total);
     if request.provenance.web {
         film.sites.note(&request.provenance);
         look(film, &origin, &first).await;
@@ -111,7 +111,7 @@ pub async fn reply(
     }
     let mut pass = Pass::new(&origin, first, body);
     pass.chunked = matches!(plan.framing, Framing::Chunked);
-    let whole = pass.run(player, shard, film, Some(request)).await;
+    let whole = pass.run(player, shard, film, request).await;
     film.hand_kept(None).await;
     Ended::kept_if(whole && plan.keep_alive)
 }
@@ -121,6 +121,7 @@ pub async fn go_on(
     player: &mut Player,
     shard: &Rc<Shard>,
     film: &Rc<Film>,
+    request: &Request<'_>,
     rest: ByteRange,
 ) -> bool {
     let Some(origin) = film.origin.clone() else {
@@ -128,9 +129,9 @@ pub async fn go_on(
     };
     let end = rest.end.min(rest.start + GRANULE_MAX);
     let first = Fetch::start(&origin, ByteRange::new(rest.start, end), true);
-    Pass::new(&origin, first, rest)
-        .run(player, shard, film, None)
-        .await
+    let mut pass = Pass::new(&origin, first, rest);
+    pass.may_hand_over = false;
+    pass.run(player, shard, film, request).await
 }
 
 /// The origin does not answer: a film that is known by other means plays all the same.
@@ -148,7 +149,7 @@ async fn other_ways(
         // The range lies beyond the end; what to say to that depends on its form.
         return beyond(player, film, request, length).await;
     }
-    film.handle_origin_failed();
+    film.inbox.handle_origin_failed();
     match known_otherwise(film, error).await {
         State::Here { host, file } => {
             if let Some(host) = host.take_up() {
@@ -316,6 +317,8 @@ struct Pass {
     /// Asked for while the one before is still being sent.
     ahead: Option<Fetch>,
     heir: Option<Heir>,
+    /// To the swarm; never back to the one it came from.
+    may_hand_over: bool,
     /// Next byte of the file for the player, and the end of the reply.
     left: ByteRange,
     /// Where the first fetch began, and where the next one begins.
@@ -338,6 +341,7 @@ impl Pass {
             fetch: fits.then_some(first),
             ahead: None,
             heir: None,
+            may_hand_over: true,
             began: body.start,
             left: body,
             next,
@@ -352,15 +356,12 @@ impl Pass {
         player: &mut Player,
         shard: &Rc<Shard>,
         film: &Rc<Film>,
-        request: Option<&Request<'_>>,
+        request: &Request<'_>,
     ) -> bool {
-        let mut first = request.is_some();
         while !self.left.is_empty() {
-            if let Some(request) = request {
-                self.look_for_heir(shard, film, request).await;
-            }
+            self.look_for_heir(shard, film, request).await;
             if self.fetch.is_none() {
-                if let (Some(request), Some(heir)) = (request, self.heir.take()) {
+                if let Some(heir) = self.heir.take() {
                     drop(heir.passing);
                     if heir.begins != self.left.start {
                         return false;
@@ -385,9 +386,7 @@ impl Pass {
                 if !self.send(player, film, bytes).await {
                     return false;
                 }
-                if let Some(request) = request.filter(|_| std::mem::take(&mut first)) {
-                    shard.tally.first_byte(shard.now().since(request.asked_at));
-                }
+                request.handle_sent(shard);
                 continue;
             }
             match fetch.ended() {
@@ -411,15 +410,15 @@ impl Pass {
         player: &mut Player,
         shard: &Rc<Shard>,
         film: &Rc<Film>,
-        request: Option<&Request<'_>>,
+        request: &Request<'_>,
         error: &OriginFailed,
     ) -> bool {
         tracing::info!(why = error.why, "the origin broke off");
-        film.handle_origin_failed();
+        film.inbox.handle_origin_failed();
         self.heir = None;
-        let Some(request) = request.filter(|_| !self.origin.changed.get()) else {
+        if !self.may_hand_over || self.origin.changed.get() {
             return false;
-        };
+        }
         known_otherwise(film, error).await;
         match film.successor(shard.now()) {
             Some((host, file)) => {
@@ -435,7 +434,7 @@ impl Pass {
     /// A swarm that can go on where the range under way ends begins at once: its first answers
     /// then follow without a gap.
     async fn look_for_heir(&mut self, shard: &Rc<Shard>, film: &Rc<Film>, request: &Request<'_>) {
-        if self.heir.is_some() || self.ahead.is_some() {
+        if !self.may_hand_over || self.heir.is_some() || self.ahead.is_some() {
             return;
         }
         let under_way = self.fetch.is_some();

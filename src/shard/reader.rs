@@ -92,7 +92,7 @@ impl Request<'_> {
                 let stranded = host.swarm.borrow().is_stranded(reader.key);
                 if film.origin_only(host, shard.now()) || stranded && film.has_origin() {
                     let rest = ByteRange::new(range.end - left, range.end);
-                    let rest = passthrough::go_on(player, shard, film, rest);
+                    let rest = passthrough::go_on(player, shard, film, self, rest);
                     return Box::pin(rest).await;
                 }
                 if host.shelf.is_full(shard.now()) {
@@ -120,8 +120,8 @@ impl Request<'_> {
             if first {
                 first = false;
                 drop(hurried.take());
-                shard.tally.first_byte(shard.now().since(self.asked_at));
             }
+            self.handle_sent(shard);
             left -= run.len();
             host.swarm
                 .borrow_mut()

@@ -1,5 +1,6 @@
 //! Connections of players: heads in, replies out, moved to the shard of their film.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -208,6 +209,7 @@ impl Player {
             provenance,
             last,
             asked_at: shard.now(),
+            answered: Cell::new(false),
         };
         Ok(Route::Here(request, address))
     }
@@ -434,4 +436,15 @@ pub struct Request<'a> {
     /// The connection ends with this reply.
     pub last: bool,
     pub asked_at: Time,
+    /// Bytes of a body have gone out.
+    answered: Cell<bool>,
+}
+
+impl Request<'_> {
+    /// Bytes of the body went out. How long the first took counts once, whoever sends the others.
+    pub fn handle_sent(&self, shard: &Shard) {
+        if !self.answered.replace(true) {
+            shard.tally.first_byte(shard.now().since(self.asked_at));
+        }
+    }
 }

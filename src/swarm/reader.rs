@@ -483,7 +483,9 @@ mod tests {
         assert_eq!(reader.sendable(), 2_500_000);
         // Much of it is as good, and what was promised stays promised.
         let mut reader = begun(true);
-        reader.set_ready(now, 4_000_000);
+        reader.set_ready(now, 5_900_000);
+        assert!(!reader.release(now));
+        reader.set_ready(now, 6_000_000);
         assert!(reader.release(now) && !reader.may_be_in_crowd());
         let mut late = begun(false);
         late.handle_crowd();

@@ -39,6 +39,15 @@ fn assert_bought_once(nginx: &Nginx, film: &Film) {
     );
 }
 
+/// A request waits for its first byte once, whoever sends the rest.
+#[track_caller]
+fn assert_first_bytes(stub: &Stub, requests: usize) {
+    let right = format!("Authorization: Bearer {}", stub.token());
+    let metrics = http::get(stub.admin(), "/metrics", &[&right]).unwrap();
+    let count = format!("\nbittube_first_byte_seconds_count {requests}\n");
+    assert!(metrics.text().contains(&count), "{}", metrics.text());
+}
+
 /// Found while it passes through, and played from its start by one viewer alone.
 #[track_caller]
 fn plays_and_is_bought_once(scene: &Scene) {
@@ -49,6 +58,7 @@ fn plays_and_is_bought_once(scene: &Scene) {
     wait_until("all of it to be the swarm's", LIMIT, || {
         stub.swarm(&scene.film.hex())["have_pieces"] == scene.film.pieces()
     });
+    assert_first_bytes(&stub, 1);
     assert_bought_once(&scene.nginx, &scene.film);
 }
 

@@ -279,3 +279,67 @@ async fn read_mail(desk: Rc<Desk>, mut inbox: Inbox<Letter>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tracker::announce::Event;
+    use crate::tracker::server::asked::Asked;
+    use crate::tracker::server::stats::Stats;
+    use crate::units::InfoHash;
+
+    /// Far more than it takes.
+    const LOOKS: usize = 600;
+
+    async fn stats(tracking: &Tracking) -> Stats {
+        let (reply, told) = oneshot::channel();
+        assert!(tracking.shared.mail[0].send(Letter::Stats(reply)).is_ok());
+        told.await.unwrap()
+    }
+
+    #[test]
+    fn a_shard_forgets_the_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            http: vec!["127.0.0.1:0".parse().unwrap()],
+            udp: Vec::new(),
+            listen_is_default: false,
+            shards: 1,
+            pin: false,
+            limits: Limits {
+                kept: Duration::from_secs(1),
+                ..Limits::default()
+            },
+            allow: Allow::All,
+            trusted: Vec::new(),
+            connections_max: 1,
+            store: dir.path().to_owned(),
+            registry: None,
+        };
+        let ran = runtime::run(async move {
+            let tracking = Tracking::start(options).unwrap();
+            let asked = Asked {
+                info_hash: InfoHash([1; 20]),
+                peer: "127.0.0.1:1".parse().unwrap(),
+                seed: true,
+                event: Event::None,
+                numwant: 1,
+                both_families: false,
+            };
+            let (reply, told) = oneshot::channel();
+            let letter = Letter::Announce { asked, reply };
+            assert!(tracking.shared.mail[0].send(letter).is_ok());
+            assert_eq!(told.await.unwrap().unwrap().counts.seeds, 1);
+            for _ in 0..LOOKS {
+                if stats(&tracking).await.swarms == 0 {
+                    return tracking.stop().await;
+                }
+                runtime::sleep(Duration::from_millis(100)).await;
+            }
+            panic!("it is still known");
+        });
+        ran.unwrap();
+    }
+}

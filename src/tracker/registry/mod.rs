@@ -163,9 +163,14 @@ impl Registry {
         }
     }
 
-    /// What was kept of an earlier run; false if there is no room for it.
+    /// What was kept of an earlier run; false if there is no room for it: then it is deleted.
     pub fn restore(&mut self, now: Time, record: Record) -> bool {
-        self.enter(now, record, None)
+        let url = record.url.clone();
+        let taken = self.enter(now, record, None);
+        if !taken && !self.entries.contains(&url) {
+            self.delete(vec![url]);
+        }
+        taken
     }
 
     /// From now on others may register, and other hosts are fetched from. What there is stays.

@@ -34,6 +34,9 @@ pub const PARTS: usize = 1024;
 const SWEEP_MAX: usize = 4;
 /// Peers are kept for so many intervals.
 const INTERVALS_KEPT: u32 = 2;
+/// Clients do not come more often than they think right, whatever they are told: this project's
+/// every minute, libtorrent's every five, rtorrent's every ten.
+const PACE_MAX: Duration = Duration::from_secs(600);
 /// While a peer's time runs out, it is looked for so often.
 const LOOKS: u32 = 4;
 
@@ -49,9 +52,11 @@ pub struct Limits {
     pub home_peers_max: usize,
     /// That one address, or a /64, adds within the time that peers are kept.
     pub newcomers_max: u32,
-    /// Between two announces; a peer silent for twice as long is forgotten.
+    /// Between two announces.
     pub interval: Duration,
     pub min_interval: Duration,
+    /// From its last announce until a peer is forgotten.
+    pub kept: Duration,
 }
 
 impl Default for Limits {
@@ -62,11 +67,14 @@ impl Default for Limits {
             swarm_peers_max: 65_536,
             home_peers_max: 64,
             newcomers_max: 20_000,
-            interval: Duration::from_secs(1800),
+            interval: INTERVAL,
             min_interval: Duration::from_secs(60),
+            kept: kept(INTERVAL),
         }
     }
 }
+
+const INTERVAL: Duration = Duration::from_secs(1800);
 
 impl Limits {
     /// What one of `shards` shards has of it.
@@ -79,10 +87,21 @@ impl Limits {
         }
     }
 
-    /// From its last announce until a peer is forgotten.
-    pub fn kept(&self) -> Duration {
-        self.interval * INTERVALS_KEPT
+    /// With clients told to come so often.
+    #[must_use]
+    pub fn with_interval(self, interval: Duration) -> Self {
+        Self {
+            interval,
+            min_interval: self.min_interval.min(interval),
+            kept: kept(interval),
+            ..self
+        }
     }
+}
+
+/// How long peers are kept that are told to come so often.
+fn kept(interval: Duration) -> Duration {
+    interval.max(PACE_MAX) * INTERVALS_KEPT
 }
 
 /// Every [`Tick`] is looked at within a round of its count.
@@ -149,7 +168,7 @@ impl Table {
     /// `seed` is random: it chooses which peers of a large swarm an answer names.
     pub fn new(limits: Limits, keys: Keys, allow: Arc<Allow>, seed: u64) -> Self {
         Self {
-            newcomers: Newcomers::new(limits.newcomers_max, limits.kept()),
+            newcomers: Newcomers::new(limits.newcomers_max, limits.kept),
             limits,
             keys,
             allow,
@@ -243,7 +262,7 @@ impl Table {
         seed: bool,
         age: u16,
     ) {
-        let kept = compact::ticks(self.limits.kept().as_secs());
+        let kept = compact::ticks(self.limits.kept.as_secs());
         if age > kept || !self.allow.allows(info_hash) {
             return;
         }
@@ -270,12 +289,12 @@ impl Table {
     }
 
     fn sweep_every(&self) -> Duration {
-        self.limits.kept() / LOOKS / u32::try_from(PARTS).expect("a thousand")
+        self.limits.kept / LOOKS / u32::try_from(PARTS).expect("a thousand")
     }
 
     fn sweep_part(&mut self, now: Time, part: usize) {
         let tick = Tick::at(now);
-        let age_max = compact::ticks(self.limits.kept().as_secs());
+        let age_max = compact::ticks(self.limits.kept.as_secs());
         let (allow, totals) = (&self.allow, &mut self.totals);
         let part = &mut self.parts[part];
         part.retain(|swarm| {

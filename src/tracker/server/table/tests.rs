@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tracker::announce::INTERVAL_MIN;
 use crate::tracker::announce::compact_v4;
 use crate::tracker::announce::compact_v6;
 
@@ -156,6 +157,35 @@ fn the_silent_are_forgotten_after_two_intervals() {
     );
     live_until(&mut it, 6420);
     assert_eq!(it.totals(), Totals::default());
+}
+
+/// Our own, libtorrent's and rtorrent's do not come more often, whatever they are told.
+#[test]
+fn a_short_interval_forgets_no_client_that_keeps_its_own_pace() {
+    for pace in [INTERVAL_MIN.as_secs(), 300, 600] {
+        let mut it = table(Limits::default().with_interval(Duration::from_secs(10)));
+        assert_eq!(it.limits().min_interval, Duration::from_secs(10));
+        let mut now = 0;
+        // One of its announces may be lost.
+        for wait in [pace, 2 * pace, pace] {
+            announce(
+                &mut it,
+                Time::from_secs(now),
+                &asked(1, "1.2.3.4:1", 1, Event::None),
+            )
+            .unwrap();
+            now += wait;
+            live_until(&mut it, now);
+            assert_eq!(it.totals().peers(), 1, "{pace} s");
+        }
+        live_until(&mut it, now + 1510);
+        assert_eq!(it.totals(), Totals::default());
+    }
+    let long = Limits::default().with_interval(Duration::from_secs(3600));
+    assert_eq!(
+        (long.kept.as_secs(), long.min_interval.as_secs()),
+        (7200, 60)
+    );
 }
 
 #[test]
