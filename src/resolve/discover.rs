@@ -25,6 +25,10 @@ mod origin;
 const DESCRIBED_MAX: usize = 3;
 /// For the origin's head, and for each [`Get`]; the driver's own deadlines come first.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// What was not found is looked for again, if asked for, after so long; or after so long if a
+/// server was not reached that may have it.
+pub const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const AGAIN_SOON: Duration = Duration::from_secs(2);
 
 /// A body to be fetched: hand what it is, or why there is none, to [`Discover::handle_body`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +140,10 @@ pub struct Discover {
     outcome: Option<Outcome>,
     /// It plays from the origin; only registries that make the torrent are asked any more.
     late: bool,
+    /// A server that may have the torrent did not answer, or not for now.
+    unreached: bool,
+    /// Nor did the video's own.
+    down: bool,
     done: bool,
 }
 
@@ -185,6 +193,8 @@ impl Discover {
             warnings: VecDeque::new(),
             outcome: None,
             late: false,
+            unreached: false,
+            down: false,
             done: false,
         };
         if matches!(discover.ask, Ask::Video { .. }) {
@@ -233,7 +243,10 @@ impl Discover {
         match head.status {
             100..=199 | 300..=399 => return,
             200..=299 => self.origin = Origin::answered(head, length),
-            _ => self.origin = Origin::Failed,
+            status => {
+                self.down = is_passing(Some(status));
+                self.origin = Origin::Failed;
+            }
         }
         self.advance(now);
     }
@@ -241,6 +254,7 @@ impl Discover {
     /// The origin gave no head: a torrent can still play.
     pub fn handle_origin_failed(&mut self, now: Time) {
         if self.origin.is_awaited() {
+            self.down = true;
             self.origin = Origin::Failed;
             self.advance(now);
         }
@@ -265,6 +279,7 @@ impl Discover {
         let found = match body {
             Ok(body) => self.take(&flight.url, body),
             Err(unfound) => {
+                self.unreached |= is_passing(unfound.status);
                 if matches!(self.ask, Ask::Torrent { .. }) {
                     self.end(unreached(unfound));
                 }
@@ -294,11 +309,13 @@ impl Discover {
         if step_over {
             self.deadline = Time::NEVER;
             if self.origin.is_awaited() {
+                self.down = true;
                 self.origin = Origin::Failed;
             }
             if matches!(self.sidecar, Sidecar::Flying) {
                 self.sidecar = Sidecar::None;
             }
+            self.unreached = true;
             let registry = |flight: &Flight| matches!(flight.to, To::Registry(_));
             self.flights.retain(registry);
         }
@@ -330,6 +347,16 @@ impl Discover {
     /// Whether no other outcome will follow, and nothing is asked for any more.
     pub const fn is_over(&self) -> bool {
         self.done
+    }
+
+    /// Once it has found nothing: after how long to look again, if asked. While the video's own
+    /// server is down each request is a new look, or who comes then would play all from it later.
+    pub const fn again_after(&self) -> Duration {
+        match (self.down, self.unreached) {
+            (true, _) => Duration::ZERO,
+            (false, true) => AGAIN_SOON,
+            (false, false) => AGAIN_AFTER,
+        }
     }
 
     pub fn take_outcome(&mut self) -> Option<Outcome> {
@@ -570,6 +597,11 @@ fn no_such_file() -> Outcome {
         code: "no-such-file",
         detail: "the torrent has no such file".to_owned(),
     }
+}
+
+/// Whether a server that answered so, or not at all, may answer otherwise a moment later.
+const fn is_passing(status: Option<u16>) -> bool {
+    matches!(status, None | Some(408 | 429 | 500..))
 }
 
 fn unreached(unfound: Unfound) -> Outcome {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::resolve::discover::AGAIN_AFTER;
 use crate::ring::runtime;
 use crate::shard::Shard;
 use crate::shard::host::Host;
@@ -31,8 +32,6 @@ use crate::units::Time;
 
 /// Films known on one shard; beyond it the one unused longest makes room.
 const FILMS_MAX: usize = 10_000;
-/// A film without a torrent is looked for again after this long.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// An origin has this long to confirm a film to a site.
 const CONFIRM_WAIT: Duration = Duration::from_secs(10);
 
@@ -55,6 +54,8 @@ pub struct Film {
     pub refused: Cell<bool>,
     pub used_at: Cell<Time>,
     since: Time,
+    /// What was not found is looked for again after so long.
+    pub again_after: Cell<Duration>,
     /// A registry makes its torrent, and is asked again.
     pub searching: Cell<bool>,
 }
@@ -107,6 +108,7 @@ impl Film {
             refused: Cell::new(false),
             used_at: Cell::new(now),
             since: now,
+            again_after: Cell::new(AGAIN_AFTER),
             searching: Cell::new(false),
         });
         let mut films = shard.films.borrow_mut();
@@ -144,7 +146,7 @@ impl Film {
             .is_some_and(|origin| origin.changed.get());
         let retry = match &*self.state.borrow() {
             State::Passthrough if self.searching.get() => false,
-            State::Passthrough | State::Failed(_) => now.since(self.since) > RETRY_AFTER,
+            State::Passthrough | State::Failed(_) => now.since(self.since) > self.again_after.get(),
             State::Here { host, .. } => host.ended.get(),
             // Its swarm has left that shard, or this request would have gone there.
             State::Elsewhere(_) => true,

@@ -113,6 +113,7 @@ impl Search {
             }
             if let Some(outcome) = discover.take_outcome() {
                 film.searching.set(!discover.is_over());
+                film.again_after.set(discover.again_after());
                 self.conclude(outcome).await;
             }
             if discover.is_over() {

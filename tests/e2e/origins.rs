@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bed::film::Film;
+use crate::bed::libtorrent::Conduct;
 use crate::bed::origin::{Faults, Origin};
 use crate::bed::scene::{LIMIT, Scene};
 use crate::bed::stub::{Options, Stub, target};
@@ -50,6 +51,21 @@ fn one_connection_is_used_again() {
     connections.sort_unstable();
     connections.dedup();
     assert!(connections.len() <= 3, "{:?}", scene.nginx.sent("film.bin"));
+}
+
+#[test]
+fn who_comes_while_the_origin_is_down_has_the_swarm_once_it_is_back() {
+    let mut scene = Scene::new(FILM_LEN, 65_536);
+    let _seeder = scene.libtorrent(&Conduct::default());
+    scene.wait_seeders(1);
+    scene.nginx.kill();
+    let stub = Stub::start(&scene.bed);
+    for _ in 0..2 {
+        assert_eq!(stub.get(&scene.target(), &[]).unwrap().status, 502);
+    }
+    scene.nginx.revive(&scene.bed);
+    scene.film.assert_same(&stub.get_all(&scene.target()));
+    stub.swarm(&scene.film.hex());
 }
 
 /// Not a measurement (see `scripts/bench.sh`): only that nothing waits for what it need not.

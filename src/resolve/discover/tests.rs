@@ -644,3 +644,32 @@ proptest! {
         prop_assert!(gets(&mut it).is_empty());
     }
 }
+
+#[test]
+fn what_may_be_there_a_moment_later_is_looked_for_again_soon() {
+    let sought = |origin: Option<&str>, beside: Result<Body, Unfound>| {
+        let mut it = Discover::new(Time::ZERO, ask());
+        match origin {
+            Some(lines) => it.handle_origin_head(Time::ZERO, &url(VIDEO), &head(lines), None),
+            None => it.handle_origin_failed(Time::ZERO),
+        }
+        it.handle_body(Time::ZERO, 0, beside);
+        assert!(is_passthrough(&mut it));
+        it.again_after()
+    };
+    let silent = || {
+        let mut nobody = lost(0);
+        if let Err(unfound) = &mut nobody {
+            unfound.status = None;
+        }
+        nobody
+    };
+    let (here, gone) = ("200 OK", "404 Not Found");
+    assert_eq!(sought(Some(here), lost(404)), AGAIN_AFTER);
+    assert_eq!(sought(Some(gone), lost(404)), AGAIN_AFTER);
+    assert_eq!(sought(Some(here), lost(503)), AGAIN_SOON);
+    assert_eq!(sought(Some(here), silent()), AGAIN_SOON);
+    // Its server is down: each request is a new look.
+    assert_eq!(sought(Some("503 Busy"), lost(503)), Duration::ZERO);
+    assert_eq!(sought(None, silent()), Duration::ZERO);
+}

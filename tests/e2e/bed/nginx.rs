@@ -19,6 +19,7 @@ pub struct Nginx {
     /// Signs the https certificate: what `--ca-file` is given.
     ca_file: PathBuf,
     access_log: PathBuf,
+    home: PathBuf,
     process: Process,
 }
 
@@ -50,24 +51,21 @@ impl Nginx {
         let ca_file = write_certificates(&home);
         let conf = home.join("nginx.conf");
         fs::write(&conf, configuration(&home, http, https, limits)).unwrap();
-        let mut command = Command::new("nginx");
-        command
-            .arg("-p")
-            .arg(&home)
-            .arg("-c")
-            .arg(&conf)
-            .env("PATH", path_with_sbin());
-        let mut process = Process::spawn(bed, &format!("nginx-{port}"), &mut command);
-        process.wait_ready(Duration::from_secs(5), || answers(http) && answers(https));
         let access_log = home.join("access.log");
         Self {
+            process: launch(bed, &home, [http, https]),
             root,
             http,
             https,
             ca_file,
             access_log,
-            process,
+            home,
         }
+    }
+
+    /// After it was killed, where it was.
+    pub fn revive(&mut self, bed: &Bed) {
+        self.process = launch(bed, &self.home, [self.http, self.https]);
     }
 
     pub fn root(&self) -> &Path {
@@ -95,7 +93,7 @@ impl Nginx {
         format!("https://localhost:{}/{name}", self.https.port())
     }
 
-    /// At once and for good, in the middle of whatever it sends.
+    /// At once, in the middle of whatever it sends.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -219,6 +217,20 @@ fn write_certificates(home: &Path) -> PathBuf {
 }
 
 /// Debian keeps servers where a user's own search path may not look.
+fn launch(bed: &Bed, home: &Path, addrs: [SocketAddr; 2]) -> Process {
+    let mut command = Command::new("nginx");
+    command
+        .arg("-p")
+        .arg(home)
+        .arg("-c")
+        .arg(home.join("nginx.conf"))
+        .env("PATH", path_with_sbin());
+    let name = format!("nginx-{}", addrs[0].port());
+    let mut process = Process::spawn(bed, &name, &mut command);
+    process.wait_ready(Duration::from_secs(5), || addrs.into_iter().all(answers));
+    process
+}
+
 pub fn path_with_sbin() -> String {
     format!(
         "{}:/usr/sbin:/sbin",
