@@ -57,6 +57,8 @@ pub struct Serving {
     tried_more: bool,
     /// Sockets fill up, or run dry, after the width changed: this period tells nothing.
     settling: bool,
+    /// Nobody is served before.
+    rests_until: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +113,19 @@ impl Serving {
             tried: None,
             tried_more: false,
             settling: false,
+            rests_until: Time::ZERO,
         }
+    }
+
+    /// What goes out, bytes/s; zero while it is not known.
+    pub const fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// The line is needed for something else.
+    pub fn rest(&mut self, until: Time) {
+        self.turns.clear();
+        self.rests_until = until;
     }
 
     /// Whether the next block of this piece may go to this peer.
@@ -154,7 +168,10 @@ impl Serving {
     }
 
     /// How many more turns may begin. While one peer is about to ask for more another is served.
-    pub fn free(&self) -> usize {
+    pub fn free(&self, now: Time) -> usize {
+        if now < self.rests_until {
+            return 0;
+        }
         let held = |idle| {
             let turns = self.turns.iter();
             turns
@@ -251,14 +268,20 @@ impl Serving {
     pub fn next_timeout(&self) -> Time {
         let patience = self.patience();
         let held = self.turns.iter().filter(|turn| !turn.stuck);
-        let stuck = held.map(|turn| turn.stuck_at(patience)).min();
-        stuck.filter(|_| self.queue).unwrap_or(Time::NEVER)
+        let stuck = held.map(|turn| turn.stuck_at(patience));
+        let rested = Some(self.rests_until).filter(|until| *until > Time::ZERO);
+        let next = stuck.chain(rested).min();
+        next.filter(|_| self.queue).unwrap_or(Time::NEVER)
     }
 
     /// Whether somebody else may have a turn now.
     pub fn handle_timeout(&mut self, now: Time) -> bool {
         let mut freed = false;
         let patience = self.patience();
+        if self.rests_until > Time::ZERO && now >= self.rests_until {
+            self.rests_until = Time::ZERO;
+            freed = true;
+        }
         for turn in &mut self.turns {
             let stuck = now >= turn.stuck_at(patience);
             freed |= stuck && !turn.stuck;
@@ -321,7 +344,7 @@ mod tests {
                 .filter(|&peer| !self.serving.holds(PeerKey(peer), next[peer]))
                 .collect();
             waiting.sort_by_key(|&peer| self.sent[peer]);
-            let free = self.serving.free();
+            let free = self.serving.free(self.now);
             for &peer in waiting.iter().take(free) {
                 let key = PeerKey(peer);
                 self.serving.begin_turn(self.now, key, next[peer]);
@@ -405,10 +428,10 @@ mod tests {
         serving.end_turns(Time::ZERO, |_| None);
         assert!(serving.holds(PeerKey(1), piece));
         // Another is served in between, and no third.
-        assert_eq!(serving.free(), 1);
+        assert_eq!(serving.free(Time::ZERO), 1);
         serving.begin_turn(Time::ZERO, PeerKey(2), piece);
         serving.end_turns(Time::ZERO, |_| None);
-        assert_eq!(serving.free(), 0);
+        assert_eq!(serving.free(Time::ZERO), 0);
         serving.set_waiting(Time::ZERO, 1);
         let over = serving.next_timeout();
         assert_eq!(over, Time::ZERO + Duration::from_millis(500));
@@ -424,7 +447,7 @@ mod tests {
         serving.begin_turn(Time::ZERO, PeerKey(1), piece);
         serving.begin_turn(Time::ZERO, PeerKey(2), piece);
         serving.end_turns(Time::ZERO, |_| None);
-        assert_eq!(serving.free(), 0);
+        assert_eq!(serving.free(Time::ZERO), 0);
         serving.set_waiting(Time::ZERO, 1);
         assert_eq!(serving.next_timeout(), Time::ZERO + LINGER + LINGER_FIRST);
     }
@@ -436,11 +459,11 @@ mod tests {
         for key in 0..2 {
             serving.begin_turn(Time::ZERO, PeerKey(key), piece);
         }
-        assert_eq!(serving.free(), 0);
+        assert_eq!(serving.free(Time::ZERO), 0);
         serving.end_turn(PeerKey(0));
         serving.end_turn(PeerKey(1));
         assert!(!serving.holds(PeerKey(0), piece));
-        assert_eq!(serving.free(), 1);
+        assert_eq!(serving.free(Time::ZERO), 1);
     }
 
     #[test]
@@ -476,18 +499,36 @@ mod tests {
         serving.width = 1;
         let piece = PieceIndex(3);
         serving.begin_turn(Time::ZERO, PeerKey(1), piece);
-        assert_eq!(serving.free(), 0);
+        assert_eq!(serving.free(Time::ZERO), 0);
         assert_eq!(serving.next_timeout(), Time::NEVER);
         serving.set_waiting(Time::ZERO, 1);
         let stuck = serving.next_timeout();
         assert_eq!(stuck, Time::ZERO + STUCK_AFTER_FIRST);
         assert!(!serving.handle_timeout(stuck.before(Duration::from_millis(1))));
         assert!(serving.handle_timeout(stuck));
-        assert_eq!((serving.free(), serving.next_timeout()), (1, Time::NEVER));
+        assert_eq!(
+            (serving.free(stuck), serving.next_timeout()),
+            (1, Time::NEVER)
+        );
         // It may go on all the same, and then counts again.
         assert!(serving.holds(PeerKey(1), piece));
         serving.handle_sent(stuck, PeerKey(1), BLOCK);
-        assert_eq!(serving.free(), 0);
+        assert_eq!(serving.free(Time::ZERO), 0);
+    }
+
+    #[test]
+    fn while_the_line_rests_nobody_is_served() {
+        let mut serving = Serving::new(Time::ZERO);
+        let (piece, until) = (PieceIndex(3), Time::from_millis(500));
+        serving.begin_turn(Time::ZERO, PeerKey(1), piece);
+        serving.rest(until);
+        assert!(!serving.holds(PeerKey(1), piece));
+        assert_eq!(serving.free(Time::ZERO), 0);
+        serving.set_waiting(Time::ZERO, 1);
+        assert_eq!(serving.next_timeout(), until);
+        assert!(serving.handle_timeout(until));
+        assert_eq!(serving.free(until), 1);
+        assert!(!serving.handle_timeout(until));
     }
 
     #[test]

@@ -9,6 +9,11 @@ use crate::units::{BlockSpan, Time};
 
 /// What a peer asks for so soon after it took something back is where it has gone.
 const SEEKS_WITHIN: Duration = Duration::from_secs(1);
+/// A line is thin that sends less than this part of the film's bitrate.
+const THIN: f64 = 0.5;
+/// A player with less ahead, s, has its line to itself, for so long at a time.
+const STARVES_S: f64 = 1.0;
+const REST: Duration = Duration::from_millis(500);
 /// How long a piece plays if no reader's film tells, s.
 const PIECE_S: f64 = 0.5;
 
@@ -65,7 +70,10 @@ impl Swarm {
             }
         }
         waiting.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let free = self.serving.free();
+        if self.starves_on_a_thin_line(now) {
+            self.serving.rest(now + REST);
+        }
+        let free = self.serving.free(now);
         for &(_, key, piece) in waiting.iter().take(free) {
             self.serving.begin_turn(now, key, piece);
             if let Some(peer) = self.peers.get_mut(key) {
@@ -74,6 +82,18 @@ impl Swarm {
         }
         let left = waiting.len().saturating_sub(free);
         self.serving.set_waiting(now, left);
+    }
+
+    /// What is sent hides the requests and acknowledgements of what a player waits for; on a line
+    /// that sends but a part of a film it is of little use to others.
+    fn starves_on_a_thin_line(&self, now: Time) -> bool {
+        let sends = self.serving.rate();
+        let mut readers = self.readers.iter();
+        readers.any(|(_, reader)| {
+            let thin = sends > 0.0 && sends < THIN * reader.rate();
+            let plays = reader.is_hungry() && reader.knows_rate() && !reader.is_frozen();
+            thin && plays && reader.slack_s(now, reader.ready()) < STARVES_S
+        })
     }
 
     /// How long a piece of what is watched here plays, s.
