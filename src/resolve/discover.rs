@@ -6,7 +6,6 @@ use std::time::Duration;
 use url::Url;
 
 use crate::http::head::ResponseHead;
-use crate::http::pin::Pin;
 use crate::resolve::describedby;
 use crate::resolve::discover::origin::Origin;
 use crate::resolve::registry::Given;
@@ -17,8 +16,11 @@ use crate::torrent::metainfo::TORRENT_LEN_MAX;
 use crate::units::Time;
 
 pub use crate::resolve::discover::ask::Ask;
+pub use crate::resolve::discover::body::Body;
+pub use crate::resolve::discover::body::Unfound;
 
 mod ask;
+mod body;
 mod origin;
 
 /// `describedby` links of one origin that are tried.
@@ -37,42 +39,6 @@ pub struct Get {
     pub url: Url,
     /// Bytes; a longer body is an error.
     pub limit: usize,
-}
-
-/// A body that came, as metainfo or why it is none. To be read on a shard only if it is short.
-pub struct Body {
-    metainfo: Result<Box<Metainfo>, &'static str>,
-    pin: Pin,
-}
-
-impl Body {
-    pub fn read(bytes: &[u8]) -> Self {
-        let metainfo = if bytes.len() > TORRENT_LEN_MAX {
-            Err("too-long")
-        } else {
-            Metainfo::parse(bytes).map_err(|bad| bad.reason)
-        };
-        Self {
-            metainfo: metainfo.map(Box::new),
-            pin: Pin::default(),
-        }
-    }
-
-    /// Of this version of the video ([`Pin::of_stamp`]), which only a registry's word is taken for.
-    #[must_use]
-    pub fn stamped(self, pin: Pin) -> Self {
-        Self { pin, ..self }
-    }
-}
-
-/// Why there is no body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfound {
-    /// What the server answered, if it did.
-    pub status: Option<u16>,
-    /// How long it asks to wait.
-    pub retry: Option<Duration>,
-    pub why: String,
 }
 
 /// A metainfo that was there and is not used; the search goes on without it.
@@ -244,7 +210,7 @@ impl Discover {
             100..=199 | 300..=399 => return,
             200..=299 => self.origin = Origin::answered(head, length),
             status => {
-                self.down = is_passing(Some(status));
+                self.down = body::is_passing(Some(status));
                 self.origin = Origin::Failed;
             }
         }
@@ -279,7 +245,7 @@ impl Discover {
         let found = match body {
             Ok(body) => self.take(&flight.url, body),
             Err(unfound) => {
-                self.unreached |= is_passing(unfound.status);
+                self.unreached |= body::is_passing(unfound.status);
                 if matches!(self.ask, Ask::Torrent { .. }) {
                     self.end(unreached(unfound));
                 }
@@ -597,11 +563,6 @@ fn no_such_file() -> Outcome {
         code: "no-such-file",
         detail: "the torrent has no such file".to_owned(),
     }
-}
-
-/// Whether a server that answered so, or not at all, may answer otherwise a moment later.
-const fn is_passing(status: Option<u16>) -> bool {
-    matches!(status, None | Some(408 | 429 | 500..))
 }
 
 fn unreached(unfound: Unfound) -> Outcome {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::http::head::parse_response;
+use crate::http::pin::Pin;
 use crate::resolve::discover::ask::SOURCES_MAX;
 use crate::resolve::registry::REGISTRIES_MAX;
 use crate::torrent::metainfo::Builder;
