@@ -108,7 +108,7 @@ pub struct Discover {
     late: bool,
     /// A server that may have the torrent did not answer, or not for now.
     unreached: bool,
-    /// Nor did the video's own.
+    /// The video's own server did not answer at all.
     down: bool,
     done: bool,
 }
@@ -209,18 +209,15 @@ impl Discover {
         match head.status {
             100..=199 | 300..=399 => return,
             200..=299 => self.origin = Origin::answered(head, length),
-            status => {
-                self.down = body::is_passing(Some(status));
-                self.origin = Origin::Failed;
-            }
+            _ => self.origin = Origin::Failed,
         }
         self.advance(now);
     }
 
-    /// The origin gave no head: a torrent can still play.
-    pub fn handle_origin_failed(&mut self, now: Time) {
+    /// The origin gave no head, or refused with this status: a torrent can still play.
+    pub fn handle_origin_failed(&mut self, now: Time, status: Option<u16>) {
         if self.origin.is_awaited() {
-            self.down = true;
+            self.down = status.is_none();
             self.origin = Origin::Failed;
             self.advance(now);
         }
@@ -245,7 +242,9 @@ impl Discover {
         let found = match body {
             Ok(body) => self.take(&flight.url, body),
             Err(unfound) => {
-                self.unreached |= body::is_passing(unfound.status);
+                // Most trackers have no registry, and many no web server.
+                let registry = matches!(flight.to, To::Registry(_));
+                self.unreached |= !registry && body::is_passing(unfound.status);
                 if matches!(self.ask, Ask::Torrent { .. }) {
                     self.end(unreached(unfound));
                 }
@@ -281,8 +280,8 @@ impl Discover {
             if matches!(self.sidecar, Sidecar::Flying) {
                 self.sidecar = Sidecar::None;
             }
-            self.unreached = true;
             let registry = |flight: &Flight| matches!(flight.to, To::Registry(_));
+            self.unreached |= !self.flights.iter().all(registry);
             self.flights.retain(registry);
         }
         if step_over && matches!(self.ask, Ask::Torrent { .. }) {
@@ -317,11 +316,13 @@ impl Discover {
 
     /// Once it has found nothing: after how long to look again, if asked. While the video's own
     /// server is down each request is a new look, or who comes then would play all from it later.
+    /// One that refuses is not asked anew: it may have said for how long.
     pub const fn again_after(&self) -> Duration {
-        match (self.down, self.unreached) {
-            (true, _) => Duration::ZERO,
-            (false, true) => AGAIN_SOON,
-            (false, false) => AGAIN_AFTER,
+        match self.origin {
+            Origin::Failed if self.down => Duration::ZERO,
+            Origin::Failed => AGAIN_AFTER,
+            _ if self.unreached => AGAIN_SOON,
+            _ => AGAIN_AFTER,
         }
     }
 

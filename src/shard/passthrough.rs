@@ -149,7 +149,7 @@ async fn other_ways(
         // The range lies beyond the end; what to say to that depends on its form.
         return beyond(player, film, request, length).await;
     }
-    film.inbox.handle_origin_failed();
+    film.inbox.handle_origin_failed(error.status);
     match known_otherwise(film, error).await {
         State::Here { host, file } => {
             if let Some(host) = host.take_up() {
@@ -414,7 +414,7 @@ impl Pass {
         error: &OriginFailed,
     ) -> bool {
         tracing::info!(why = error.why, "the origin broke off");
-        film.inbox.handle_origin_failed();
+        film.inbox.handle_origin_failed(error.status);
         self.heir = None;
         if !self.may_hand_over || self.origin.changed.get() {
             return false;

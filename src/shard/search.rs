@@ -56,7 +56,7 @@ pub struct Inbox {
 enum Event {
     Body(u64, Result<Body, Unfound>),
     OriginHead(Box<ResponseHead>, Option<u64>),
-    OriginFailed,
+    OriginFailed(Option<u16>),
 }
 
 impl Inbox {
@@ -67,9 +67,9 @@ impl Inbox {
         }
     }
 
-    pub fn handle_origin_failed(&self) {
+    pub fn handle_origin_failed(&self, status: Option<u16>) {
         if !self.origin_told.replace(true) {
-            self.tell(Event::OriginFailed);
+            self.tell(Event::OriginFailed(status));
         }
     }
 
@@ -128,7 +128,9 @@ impl Search {
                         discover.handle_origin_head(shard.now(), &origin.url, &head, total);
                     }
                 }
-                Some(Event::OriginFailed) => discover.handle_origin_failed(shard.now()),
+                Some(Event::OriginFailed(status)) => {
+                    discover.handle_origin_failed(shard.now(), status);
+                }
                 None => {
                     let wait = discover.next_timeout(shard.now()).since(shard.now());
                     tokio::select! {

@@ -158,7 +158,7 @@ fn the_origin_may_answer_first_or_fail() {
 
     let mut it = Discover::new(Time::ZERO, ask());
     it.handle_body(Time::ZERO, 0, came(&film(50_000)));
-    it.handle_origin_failed(Time::ZERO);
+    it.handle_origin_failed(Time::ZERO, None);
     assert_eq!(found(&mut it).file, 0);
 
     let mut it = Discover::new(Time::ZERO, ask());
@@ -266,7 +266,7 @@ fn what_the_store_recalls_spares_the_fetch() {
         assert!(gets(&mut it).is_empty());
     }
     let mut offline = start("\"v1\"");
-    offline.handle_origin_failed(Time::ZERO);
+    offline.handle_origin_failed(Time::ZERO, None);
     assert_eq!(found(&mut offline).metainfo, recalled);
     for (validator, length) in [("\"v0\"", 50_000), ("\"v1\"", 50_001)] {
         let mut it = start(validator);
@@ -322,7 +322,7 @@ fn registries_are_asked_after_the_origin_and_go_before_the_sidecar() {
     // Where the origin is down they are asked all the same.
     let mut it = Discover::new(Time::ZERO, ask_by(&trackers));
     gets(&mut it);
-    it.handle_origin_failed(Time::ZERO);
+    it.handle_origin_failed(Time::ZERO, None);
     let asked = gets(&mut it);
     it.handle_body(Time::ZERO, asked[0].0, of_version("\"v1\""));
     assert_eq!(found(&mut it).file, 0);
@@ -543,7 +543,7 @@ fn trackers_come_once_and_private_ones_alone() {
     let tiers = |body: Vec<u8>| {
         let mut it = Discover::new(Time::ZERO, ask_by(&["http://own.example/announce"]));
         it.handle_body(Time::ZERO, 0, came(&body));
-        it.handle_origin_failed(Time::ZERO);
+        it.handle_origin_failed(Time::ZERO, None);
         it.handle_timeout(it.next_timeout(Time::ZERO));
         found(&mut it).trackers
     };
@@ -614,7 +614,7 @@ proptest! {
             let id = flying.last().map_or(99, |get| get.0);
             match step {
                 0 => it.handle_origin_head(now, &url(VIDEO), &if described { linked("x") } else { ok() }, Some(50_000)),
-                1 => it.handle_origin_failed(now),
+                1 => it.handle_origin_failed(now, None),
                 2 => it.handle_body(now, id, came(&film(50_000))),
                 3 => it.handle_body(now, id, came(&film(40_000))),
                 4 => it.handle_body(now, id, lost(404)),
@@ -652,7 +652,7 @@ fn what_may_be_there_a_moment_later_is_looked_for_again_soon() {
         let mut it = Discover::new(Time::ZERO, ask());
         match origin {
             Some(lines) => it.handle_origin_head(Time::ZERO, &url(VIDEO), &head(lines), None),
-            None => it.handle_origin_failed(Time::ZERO),
+            None => it.handle_origin_failed(Time::ZERO, None),
         }
         it.handle_body(Time::ZERO, 0, beside);
         assert!(is_passthrough(&mut it));
@@ -670,7 +670,11 @@ fn what_may_be_there_a_moment_later_is_looked_for_again_soon() {
     assert_eq!(sought(Some(gone), lost(404)), AGAIN_AFTER);
     assert_eq!(sought(Some(here), lost(503)), AGAIN_SOON);
     assert_eq!(sought(Some(here), silent()), AGAIN_SOON);
+    // One that refuses may have said for how long.
+    assert_eq!(sought(Some("503 Busy"), lost(503)), AGAIN_AFTER);
     // Its server is down: each request is a new look.
-    assert_eq!(sought(Some("503 Busy"), lost(503)), Duration::ZERO);
     assert_eq!(sought(None, silent()), Duration::ZERO);
+    let mut refused = Discover::new(Time::ZERO, ask());
+    refused.handle_origin_failed(Time::ZERO, Some(429));
+    assert_eq!(refused.again_after(), AGAIN_AFTER);
 }
