@@ -1,9 +1,9 @@
 //! Who may download from us: the film's order first, some tit-for-tat, always one newcomer.
 //!
-//! Of four slots two go to the peers nearest behind us in the film, one to who gives us most, one
-//! to a newcomer. A seed has nobody before it: it helps those nearest to a stall, then all in turn.
-//! Who has a slot and nothing to ask for does not fill it: others get one beside it until the next
-//! choice.
+//! Of three slots one goes to the peer nearest behind us in the film, one to who gives us most, one
+//! to a newcomer: of more that ask at once each is served later. A seed has nobody before it: it
+//! helps those nearest to a stall, then all in turn. Who has a slot and nothing to ask for does not
+//! fill it: others get one beside it until the next choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use crate::units::Time;
 
 /// Upload slots unless configured otherwise.
-pub const SLOTS: usize = 4;
+pub const SLOTS: usize = 3;
 /// Peers that have a slot at most, for each that is in use.
 const UNCHOKED_A_SLOT: usize = 4;
 /// Whether slots are idle is looked at so often while somebody waits for one.
@@ -29,6 +29,19 @@ pub const ROTATE: Duration = Duration::from_secs(30);
 pub const NEWCOMER_PIECES: u32 = 8;
 /// A peer that took nothing for so long does not use its slot.
 const UNUSED: Duration = Duration::from_secs(20);
+
+/// Peers served at once for whom there are slots anyway, and slots beside theirs for more.
+const SERVED: usize = 2;
+const WAITING: usize = 2;
+
+/// Slots where so many peers are served at once: an uplink that a few do not fill has more.
+pub const fn slots(least: usize, served: usize) -> usize {
+    if served > SERVED && served + WAITING > least {
+        served + WAITING
+    } else {
+        least
+    }
+}
 
 /// What the choice needs to know of one connected peer.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +100,11 @@ impl<K: Copy + Ord> Choker<K> {
             rotate: now,
             look: Time::NEVER,
         }
+    }
+
+    /// So many slots from the next choice on.
+    pub fn set_slots(&mut self, slots: usize) {
+        self.slots = slots;
     }
 
     /// Those that may download now; all others are to be choked.

@@ -22,6 +22,9 @@ const START_BYTES_GUESSED: u64 = 128 << 10;
 /// A crowd that waits for its start throws in what is needed so soon, s: with less it would have
 /// nothing to hand on afterwards, with more the origin would be too slow for its starts.
 const CROWD_AHEAD_S: f64 = 11.0;
+/// What is needed later than this, s, is not bought in place of peers for who is held back in a
+/// crowd: until all have something to hand on, the origin is for that.
+const CROWD_BUYS_S: f64 = 2.0;
 /// One hedge: what abandoning it costs at most.
 pub const HEDGE_BYTES_MAX: u64 = 256 << 10;
 /// And what an origin brings in this time, s, if that is more than a piece.
@@ -121,7 +124,12 @@ impl Outlook<'_> {
 
     /// There are peers: the origin brings what they cannot in time, and what nobody has.
     pub fn beside_peers(&self, key: OriginKey) -> Plan {
-        match (self.hedge(key), self.inject(key)) {
+        let early_s = self.slack_s(self.first_byte()) - CROWD_BUYS_S;
+        let hedge = match self.reader.held_until().is_some() && early_s > 0.0 {
+            true => Err(self.scene.now + seconds(early_s)),
+            false => self.hedge(key),
+        };
+        match (hedge, self.inject(key)) {
             (Ok(hedge), Ok(inject)) if inject.over_s < hedge.over_s => inject.plan,
             (Ok(due), _) | (Err(_), Ok(due)) => due.plan,
             (Err(hedge), Err(inject)) => Plan::Wait(hedge.min(inject)),

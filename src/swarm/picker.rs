@@ -1,6 +1,7 @@
 //! Which piece a peer is asked for next: earliest deadline first, then rarest, then whatever lacks.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
 use slab::Slab;
@@ -20,6 +21,10 @@ pub const URGENT_S: f64 = 12.0;
 const SEEK_SPARES_S: f64 = 2.0;
 /// What is due within this many seconds is fetched rarest first.
 pub const BAND_S: f64 = 60.0;
+/// A player that began so lately, with less in a row ahead than this, s, takes nothing that is not
+/// urgent: what it hoarded from further on would be another's line for what the other waits for.
+const BEGINS: Duration = Duration::from_secs(25);
+const SHORT_S: f64 = 3.0;
 /// Pieces that are compared to find the rarest.
 const COMPARED_MAX: usize = 256;
 
@@ -55,10 +60,10 @@ impl Picker<'_> {
             return self.allowed(asker, allowed);
         }
         match self.pick {
-            Pick::Windows => self
-                .urgent(asker)
-                .or_else(|| self.in_band(asker))
-                .or_else(|| self.beyond(asker)),
+            Pick::Windows => self.urgent(asker).or_else(|| match self.is_short() {
+                true => None,
+                false => self.in_band(asker).or_else(|| self.beyond(asker)),
+            }),
             Pick::Sequential => self.onwards(asker).or_else(|| self.beyond(asker)),
             Pick::Rarest => self.beyond(asker),
         }
@@ -104,7 +109,8 @@ impl Picker<'_> {
             return 0..0;
         }
         let mut end = reader.reach(self.now, URGENT_S);
-        if reader.is_probe() {
+        // What a crowd is held back for is handed on meanwhile.
+        if reader.is_probe() && !reader.is_in_crowd() {
             end = end.min(reader.range().start + PROMOTED_AFTER);
         }
         // The next byte is wanted even if the player is far ahead of the film.
@@ -112,6 +118,18 @@ impl Picker<'_> {
             reader.ready(),
             end.clamp(reader.ready(), reader.range().end),
         )
+    }
+
+    /// Whether some player has begun among others and has next to nothing yet.
+    fn is_short(&self) -> bool {
+        let mut readers = self.readers.iter();
+        let among = self.rarity.has_traders();
+        among
+            && readers.any(|(_, reader)| {
+                let begins = self.now.since(reader.opened()) < BEGINS;
+                let plays = reader.is_hungry() && reader.knows_rate();
+                begins && plays && reader.slack_s(self.now, reader.ready()) < SHORT_S
+            })
     }
 
     fn urgent(&self, asker: &Asker<'_>) -> Option<PieceIndex> {
@@ -265,6 +283,7 @@ mod tests {
         want_all: bool,
         pick: Pick,
         all: FixedBitSet,
+        now: Time,
     }
 
     fn case() -> Case {
@@ -281,6 +300,7 @@ mod tests {
             want_all: false,
             pick: Pick::Windows,
             all,
+            now: NOW,
         }
     }
 
@@ -307,7 +327,7 @@ mod tests {
             allowed: Option<&[PieceIndex]>,
         ) -> Option<u32> {
             let picker = Picker {
-                now: NOW,
+                now: self.now,
                 layout: &self.layout,
                 requests: &self.requests,
                 rarity: &self.rarity,
@@ -329,6 +349,12 @@ mod tests {
             for piece in pieces {
                 self.requests.finish(PieceIndex(piece));
             }
+        }
+
+        /// All that the reader waits for has come, up to this piece.
+        fn play_to(&mut self, key: usize, piece: u64) {
+            self.have(200..u32::try_from(piece).unwrap());
+            self.readers[key].set_ready(NOW, piece * PIECE);
         }
     }
 
@@ -376,12 +402,35 @@ mod tests {
     }
 
     #[test]
+    fn who_has_just_begun_and_has_little_in_a_row_takes_only_what_is_urgent() {
+        let mut case = case();
+        let key = case.read_at(200);
+        case.rarity.join(&FixedBitSet::with_capacity(1000), false);
+        // All that is urgent but the first piece.
+        case.have(201..196 + 121);
+        let mut rest = case.all.clone();
+        rest.remove(200);
+        assert_eq!(case.next_of(0.0, &rest, None), None);
+        assert_eq!(case.next(0.0), Some(200));
+        case.have(200..201);
+        let in_a_row = |case: &mut Case, pieces: u64| {
+            case.readers[key].set_ready(NOW, (196 + pieces) * PIECE);
+            case.next(0.0)
+        };
+        assert_eq!(in_a_row(&mut case, 29), None);
+        assert!(in_a_row(&mut case, 31).is_some());
+        in_a_row(&mut case, 29);
+        case.now = NOW + BEGINS;
+        assert!(case.next(0.0).is_some());
+    }
+
+    #[test]
     fn beyond_the_urgent_the_rarest_comes_first_if_there_is_somebody_to_trade_with() {
         let mut case = case();
-        case.read_at(200);
-        let window = 200..196 + 121;
-        case.have(window.clone());
-        assert_eq!(case.next(0.0), Some(window.end));
+        let key = case.read_at(200);
+        case.play_to(key, 196 + 121);
+        assert_eq!(case.next(0.0), Some(196 + 121));
+        case.have(196 + 121..196 + 122);
         let mut most = case.all.clone();
         most.remove(400);
         case.rarity.join(&most, false);
@@ -391,7 +440,7 @@ mod tests {
     #[test]
     fn the_laboratory_asks_in_order_or_for_the_rarest_whatever_is_due() {
         let mut case = case();
-        case.read_at(200);
+        let key = case.read_at(200);
         let mut most = case.all.clone();
         most.remove(400);
         case.rarity.join(&most, false);
@@ -403,7 +452,8 @@ mod tests {
         assert_eq!(first(Pick::Sequential), Some(200));
         assert_eq!(first(Pick::Rarest), Some(400));
         // What is urgent is here.
-        case.have(200..320);
+        case.play_to(key, 319);
+        case.have(319..320);
         let mut first = |pick| {
             case.pick = pick;
             case.next(0.0)

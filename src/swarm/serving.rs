@@ -122,6 +122,11 @@ impl Serving {
         self.rate
     }
 
+    /// Peers served at once.
+    pub const fn width(&self) -> usize {
+        self.width
+    }
+
     /// The line is needed for something else.
     pub fn rest(&mut self, until: Time) {
         self.turns.clear();

@@ -25,7 +25,7 @@ fn chosen(choker: &mut Choker<u32>, ours: Option<u32>, candidates: &[Candidate<u
 }
 
 #[test]
-fn two_nearest_behind_one_who_gives_and_one_newcomer() {
+fn the_nearest_behind_one_who_gives_and_one_newcomer() {
     let mut choker = Choker::new(Time::ZERO, SLOTS, 1);
     let mut peers: Vec<_> = (10..20).map(|at| one(at, at)).collect();
     // Ahead of us, and the only one that gives us anything.
@@ -34,7 +34,24 @@ fn two_nearest_behind_one_who_gives_and_one_newcomer() {
         ..one(90, 90)
     });
     peers.push(one(3, 3));
-    assert_eq!(chosen(&mut choker, Some(16), &peers), [3, 15, 16, 90]);
+    assert_eq!(chosen(&mut choker, Some(16), &peers), [3, 16, 90]);
+    // Of twice as many, half are the nearest.
+    choker.set_slots(6);
+    let six = chosen(&mut choker, Some(16), &peers);
+    assert!(
+        [3, 14, 15, 16, 90].iter().all(|key| six.contains(key)),
+        "{six:?}"
+    );
+    assert_eq!(six.len(), 6);
+}
+
+#[test]
+fn a_wide_uplink_has_more_slots() {
+    assert_eq!(
+        [1, 2, 4, 16].map(|served| slots(SLOTS, served)),
+        [3, 3, 6, 18]
+    );
+    assert_eq!([1, 4].map(|served| slots(8, served)), [8; 2]);
 }
 
 #[test]

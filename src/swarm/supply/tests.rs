@@ -199,6 +199,28 @@ fn a_crowd_that_waits_for_its_start_throws_in_what_follows() {
 }
 
 #[test]
+fn who_is_held_back_in_a_crowd_buys_nothing_for_itself_at_first() {
+    let mut case = case(OriginPolicy::Hybrid);
+    // So slow that whoever else began would buy at once.
+    let first_byte = Duration::from_millis(50);
+    case.supply.set_estimate(case.origin, first_byte, 150e3);
+    let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
+    reader.set_ready(Time::ZERO, 100_000);
+    reader.handle_sent(Time::ZERO, 100_000);
+    let plan = |reader: &Reader, millis| case.plan(Time::from_millis(millis), reader, &[1000.0]);
+    assert!(matches!(plan(&reader, 0), Plan::Buy { .. }));
+    reader.handle_crowd();
+    let Plan::Wait(until) = plan(&reader, 0) else {
+        panic!("bought at once");
+    };
+    // It begins after 3.3 s, and has 0.4 s of film.
+    let millis = until.since(Time::ZERO).as_millis();
+    assert!((1300..1800).contains(&millis), "{millis}");
+    let due = u64::try_from(millis).unwrap() + 10;
+    assert!(matches!(plan(&reader, due), Plan::Buy { .. }));
+}
+
+#[test]
 fn who_has_not_drawn_a_piece_steps_in_before_its_deadline_and_not_much_earlier() {
     let (_, reader) = playing();
     let ours = lot(0);
