@@ -7,6 +7,7 @@ use std::ptr;
 
 use socket2::{Domain, Protocol, Type};
 
+use crate::ring::listener::once_free;
 use crate::ring::watched::Watched;
 
 /// Datagrams of one system call.
@@ -43,6 +44,10 @@ impl Door {
     /// One door a shard at `addr`; the kernel spreads senders over them. A port that any other
     /// program holds is [`io::ErrorKind::AddrInUse`]. Port 0 takes a free one, the same for all.
     pub fn bind_shared(addr: SocketAddr, shards: usize) -> io::Result<Vec<Self>> {
+        once_free(|| Self::try_bind(addr, shards))
+    }
+
+    fn try_bind(addr: SocketAddr, shards: usize) -> io::Result<Vec<Self>> {
         // Whoever else has the port is found out without SO_REUSEPORT.
         let alone = socket(addr)?;
         alone.bind(&addr.into())?;

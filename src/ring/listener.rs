@@ -19,6 +19,25 @@ const BACKLOG: i32 = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(1600);
 
+/// What a killed program listened at is free only once the kernel has ended its ring: a taken port
+/// is tried again so many times, after this pause.
+const TAKEN_TRIES: u32 = 20;
+const TAKEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// `bind`, until it is done or another program is sure to have the port.
+#[expect(clippy::disallowed_methods, reason = "no shard runs on this thread")]
+pub(in crate::ring) fn once_free<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..TAKEN_TRIES {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(TAKEN_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
+    bind()
+}
+
 /// Whether an address is one of this machine's: whether a socket can have it.
 pub fn is_here(ip: IpAddr) -> bool {
     /// Nobody has it (RFC 5737). Where it can be bound, binding tells nothing
@@ -38,9 +57,13 @@ pub struct Listener {
 
 impl Listener {
     /// One listener a shard at `addr`; the kernel spreads connections over them. A port that any
-    /// other program holds, another BitTube too, is [`io::ErrorKind::AddrInUse`]. Port 0 takes a
-    /// free one, the same for all.
+    /// other program holds, another BitTube too, is [`io::ErrorKind::AddrInUse`], after a second.
+    /// Port 0 takes a free one, the same for all.
     pub fn bind_shared(addr: SocketAddr, shards: usize) -> io::Result<Vec<Self>> {
+        once_free(|| Self::try_bind(addr, shards))
+    }
+
+    fn try_bind(addr: SocketAddr, shards: usize) -> io::Result<Vec<Self>> {
         // Without SO_REUSEPORT a port with any listener is refused (H7). Held until ours listen,
         // so that nobody else gets in between.
         let probe = socket(addr)?;
@@ -170,6 +193,22 @@ mod tests {
         assert_eq!(kind(addr, 2), Err(io::ErrorKind::AddrInUse));
         drop(ours);
         assert_eq!(kind(addr, 2), Ok(2));
+    }
+
+    #[test]
+    fn a_port_that_is_about_to_be_free_is_waited_for() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = other.local_addr().unwrap();
+        let mut tries = 0;
+        let mut other = Some(other);
+        let bound = once_free(|| {
+            tries += 1;
+            if tries == 4 {
+                other.take();
+            }
+            Listener::try_bind(addr, 2)
+        });
+        assert_eq!((bound.unwrap().len(), tries), (2, 4));
     }
 
     #[test]
