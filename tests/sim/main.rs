@@ -151,7 +151,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
     all.extend(levels(
         &s4,
         &[
-            ("not offloaded, %", bought, 17.0, 31.0),
+            ("not offloaded, %", bought, 17.0, 30.0),
             ("longest stall, s", s4.stall_longest, 1.0, 1.0),
             duplicates(&s4, 3.1),
         ],
@@ -171,7 +171,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
 /// S7 and S8.
 fn troubled(seed: u64, size: Size) -> Vec<Level> {
     let mut all = Vec::new();
-    for (slow, limit, most) in [(false, 1.4, 3.0), (true, 4.5, 40.0)] {
+    for (slow, limit, most) in [(false, 3.4, 6.5), (true, 3.5, 38.0)] {
         let s7 = play(scenario::s7(seed, size, slow));
         let longest = ("longest stall, s", s7.stall_longest, 1.0, limit);
         let needless = ("needless stalls, s", s7.needless_s, 0.0, most);
