@@ -95,8 +95,9 @@ fn about(plan: &Plan) -> String {
     let (peers, swarms) = (plan.crowd.peers, plan.crowd.swarms.len());
     format!(
         "Server on core {}, which receives packets too, load on another; contestants take turns in \
-         each round. {peers} peers in {swarms} swarms announce at random. Each server may have {} announces by UDP at once, \
-         or {} connections; `kept` sends one announce after the other on each, `once` one on each. \
+         each round. {peers} peers in {swarms} swarms announce at random. Each server may have {} \
+         announces by UDP at once, or {} connections; `kept` sends one announce after the other on \
+         each, `once` one on each. \
          CPU-s/M is processor time of the server for a million announces, B/peer what its memory \
          grew by while the peers came. Lost: unanswered after {} ms.",
         usage::SERVER_CORE,

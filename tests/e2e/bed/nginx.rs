@@ -216,7 +216,6 @@ fn write_certificates(home: &Path) -> PathBuf {
     ca_file
 }
 
-/// Debian keeps servers where a user's own search path may not look.
 fn launch(bed: &Bed, home: &Path, addrs: [SocketAddr; 2]) -> Process {
     let mut command = Command::new("nginx");
     command
@@ -231,6 +230,7 @@ fn launch(bed: &Bed, home: &Path, addrs: [SocketAddr; 2]) -> Process {
     process
 }
 
+/// Debian keeps servers where a user's own search path may not look.
 pub fn path_with_sbin() -> String {
     format!(
         "{}:/usr/sbin:/sbin",
