@@ -425,6 +425,20 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_is_held_back_is_dealt_all_that_is_urgent() {
+        let mut case = case();
+        case.rarity.join(&FixedBitSet::with_capacity(1000), false);
+        let file = ByteRange::new(0, 1000 * PIECE);
+        let reader = Reader::new(NOW, file, file, Some(RATE));
+        let key = case.readers.insert(reader);
+        // As far as it may be a probe.
+        case.have(0..6);
+        assert_eq!(case.next(0.0), None);
+        case.readers[key].handle_crowd();
+        assert_eq!(case.next(0.0), Some(6));
+    }
+
+    #[test]
     fn beyond_the_urgent_the_rarest_comes_first_if_there_is_somebody_to_trade_with() {
         let mut case = case();
         let key = case.read_at(200);
