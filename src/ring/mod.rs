@@ -9,6 +9,7 @@ pub mod listener;
 pub mod mailbox;
 pub mod mapping;
 mod ops;
+mod path;
 pub mod runtime;
 mod sender;
 pub mod signals;

@@ -13,6 +13,7 @@ use crate::ring::mapping::Mapping;
 use crate::ring::mapping::is_fault;
 use crate::ring::ops;
 use crate::ring::ops::Payload;
+use crate::ring::path::Path;
 use crate::ring::runtime;
 use crate::ring::stream::Connection;
 use crate::ring::stream::ShutDownUnlessDone;
@@ -22,6 +23,12 @@ use crate::units::Time;
 
 /// A send of which the other side takes nothing for so long ends the connection.
 pub const STALL_MAX: Duration = Duration::from_secs(300);
+
+/// How far what was sent has come is looked at no more often, and no less. At first only a few
+/// bytes tell how fast it goes, which waited for nothing: the longer it takes, the rarer the looks.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(25);
+const LOOK_DIVISOR: u32 = 4;
 
 /// The sending half: one send at a time, for two would mix their bytes (H11).
 ///
@@ -114,6 +121,25 @@ impl Sender {
         };
         unfinished.done();
         result
+    }
+
+    /// Until of all that was sent no more than `rest` bytes wait on the way, beside those that keep
+    /// the path busy: what is before its narrowest line waits for nothing but itself.
+    pub async fn delivered(&mut self, rest: u64) -> io::Result<()> {
+        let began = runtime::now();
+        loop {
+            let path = Path::of(&self.connection.fd)?;
+            let Some(wait) = path.time_to(rest.saturating_add(path.fill())) else {
+                return Ok(());
+            };
+            let waited = runtime::now().since(began);
+            if waited >= self.stall {
+                self.connection.shut_down();
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let wait = wait.max(waited / LOOK_DIVISOR);
+            runtime::sleep(wait.clamp(LOOK_MIN, LOOK_MAX)).await;
+        }
     }
 
     async fn send<P: Payload>(

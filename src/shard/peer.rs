@@ -306,8 +306,9 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
             return false;
         }
     }
-    // Another peer's turn comes when this one's blocks are on the wire, not when they wait for it.
-    if sender.drained().await.is_err() {
+    // Another peer's turn comes when this one's blocks are through, not when they wait for it.
+    let pending = host.swarm.borrow().upload_pending_max();
+    if sender.drained().await.is_err() || sender.delivered(pending).await.is_err() {
         return false;
     }
     if let Some(shard) = host.shard.upgrade() {

@@ -4,9 +4,11 @@
 //! downloads brings four pieces late; one after the other, the first of them is there in a quarter
 //! of the time, and is on its way to others while the next one is sent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::swarm::PeerKey;
+use crate::swarm::outlook::bytes;
 use crate::units::{BLOCK_LEN, PieceIndex, Time};
 
 /// Peers served at once, at most.
@@ -32,6 +34,10 @@ const STUCK_BLOCKS: f64 = 4.0;
 const STUCK_AFTER_MAX: Duration = Duration::from_secs(10);
 /// The same before it is known how thin the line is.
 const STUCK_AFTER_FIRST: Duration = Duration::from_secs(4);
+/// So much of what goes out may wait before the line, s, and no less than this, bytes: it keeps the
+/// line busy until the next block comes, and on a thin one makes all else that goes there late.
+const PENDING_S: f64 = 0.06;
+const PENDING_MIN: f64 = 4096.0;
 /// What goes out is measured over so long, and so many bytes.
 const PERIOD: Duration = Duration::from_millis(500);
 const PERIOD_BYTES: u64 = 24 * BLOCK_LEN as u64;
@@ -40,6 +46,8 @@ const PERIOD_BYTES: u64 = 24 * BLOCK_LEN as u64;
 #[derive(Debug)]
 pub struct Serving {
     turns: Vec<Turn>,
+    /// Whose block was begun, and is not through; since when.
+    under_way: BTreeMap<PeerKey, Time>,
     /// Somebody waits for a turn.
     queue: bool,
     /// More than one peer wants something.
@@ -101,6 +109,7 @@ impl Serving {
     pub fn new(now: Time) -> Self {
         Self {
             turns: Vec::new(),
+            under_way: BTreeMap::new(),
             queue: false,
             contested: false,
             width: 1,
@@ -120,6 +129,14 @@ impl Serving {
     /// What goes out, bytes/s; zero while it is not known.
     pub const fn rate(&self) -> f64 {
         self.rate
+    }
+
+    /// A block is through when no more bytes than these wait.
+    pub fn pending_max(&self) -> u64 {
+        if self.rate <= 0.0 {
+            return u64::from(BLOCK_LEN);
+        }
+        bytes((self.rate * PENDING_S).max(PENDING_MIN))
     }
 
     /// Peers served at once.
@@ -172,19 +189,33 @@ impl Serving {
         }
     }
 
-    /// How many more turns may begin. While one peer is about to ask for more another is served.
+    /// How many more turns may begin. While one peer is about to ask for more another is served; a
+    /// block that is on its way has the line, whether its turn lasts or not.
     pub fn free(&self, now: Time) -> usize {
         if now < self.rests_until {
             return 0;
         }
-        let held = |idle| {
-            let turns = self.turns.iter();
-            turns
-                .filter(|turn| !turn.stuck && turn.idle == idle)
-                .count()
-        };
-        let held = held(false) + held(true).saturating_sub(1);
+        let turns = self.turns.iter().filter(|turn| !turn.stuck);
+        let idles = |turn: &&Turn| turn.idle && !self.under_way.contains_key(&turn.key);
+        let idle = turns.clone().filter(idles).count();
+        let served = turns.count() - idle;
+        let rests = self.under_way.keys().filter(|key| !self.has_turn(**key));
+        let held = served + rests.count() + idle.saturating_sub(1);
         self.width.saturating_sub(held)
+    }
+
+    fn has_turn(&self, key: PeerKey) -> bool {
+        self.turns.iter().any(|turn| turn.key == key)
+    }
+
+    /// A block for it goes to the socket.
+    pub fn handle_begun(&mut self, now: Time, key: PeerKey) {
+        self.under_way.insert(key, now);
+    }
+
+    pub fn handle_closed(&mut self, key: PeerKey) {
+        self.under_way.remove(&key);
+        self.end_turn(key);
     }
 
     pub fn begin_turn(&mut self, now: Time, key: PeerKey, piece: PieceIndex) {
@@ -209,6 +240,7 @@ impl Serving {
     }
 
     pub fn handle_sent(&mut self, now: Time, key: PeerKey, bytes: u64) {
+        self.under_way.remove(&key);
         for turn in self.turns.iter_mut().filter(|turn| turn.key == key) {
             turn.moved = now;
             turn.stuck = false;
@@ -274,6 +306,11 @@ impl Serving {
         let patience = self.patience();
         let held = self.turns.iter().filter(|turn| !turn.stuck);
         let stuck = held.map(|turn| turn.stuck_at(patience));
+        let stuck = stuck.chain(
+            self.under_way
+                .values()
+                .map(|began| *began + patience.asking),
+        );
         let rested = Some(self.rests_until).filter(|until| *until > Time::ZERO);
         let next = stuck.chain(rested).min();
         next.filter(|_| self.queue).unwrap_or(Time::NEVER)
@@ -287,6 +324,10 @@ impl Serving {
             self.rests_until = Time::ZERO;
             freed = true;
         }
+        let before = self.under_way.len();
+        self.under_way
+            .retain(|_, began| now < *began + patience.asking);
+        freed |= self.under_way.len() < before;
         for turn in &mut self.turns {
             let stuck = now >= turn.stuck_at(patience);
             freed |= stuck && !turn.stuck;
@@ -519,6 +560,42 @@ mod tests {
         assert!(serving.holds(PeerKey(1), piece));
         serving.handle_sent(stuck, PeerKey(1), BLOCK);
         assert_eq!(serving.free(Time::ZERO), 0);
+    }
+
+    #[test]
+    fn a_block_on_its_way_has_the_line_though_its_turn_is_over() {
+        let [now, later] = [1, 20].map(Time::from_secs);
+        let [a, b] = [PeerKey(0), PeerKey(1)];
+        let mut serving = Serving::new(now);
+        serving.begin_turn(now, a, PieceIndex(0));
+        serving.handle_begun(now, a);
+        assert_eq!(serving.free(now), 0);
+        serving.end_turn(a);
+        serving.set_waiting(now, 1);
+        assert_eq!(serving.free(now), 0);
+        serving.handle_sent(now, a, BLOCK);
+        assert_eq!(serving.free(now), 1);
+        // Not for ever, and not for a peer that is gone.
+        serving.handle_begun(now, a);
+        assert!(serving.next_timeout() < later && serving.handle_timeout(later));
+        assert_eq!(
+            (serving.free(later), serving.handle_timeout(later)),
+            (1, false)
+        );
+        serving.handle_begun(later, b);
+        assert_eq!(serving.free(later), 0);
+        serving.handle_closed(b);
+        assert_eq!(serving.free(later), 1);
+    }
+
+    #[test]
+    fn what_may_wait_before_the_line_follows_its_rate() {
+        let mut serving = Serving::new(Time::ZERO);
+        assert_eq!(serving.pending_max(), BLOCK);
+        serving.rate = 1e6;
+        assert_eq!(serving.pending_max(), 60_000);
+        serving.rate = 30_000.0;
+        assert_eq!(serving.pending_max(), 4096);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Swarms wired in memory tell each other stories, under a virtual clock.
 
 mod policy;
+mod uploads;
 mod world;
 
 use std::time::Duration;
@@ -721,5 +722,48 @@ fn a_seek_beside_a_fast_seed_waits_for_little_more_than_its_piece() {
             let piece = MIB as f64 / rate;
             assert!(took < piece + 0.0025, "{rate} {closes_first}: {took}");
         }
+    }
+}
+
+/// A viewer beside an origin, so many seeds that send a block in 16 s, and one of `rate`.
+fn beside_tricklers(tricklers: usize, rate: Option<f64>) -> World {
+    let mut world = World::new(16 * MIB, 128 << 10);
+    let viewer = world.viewer();
+    world.origin(viewer, 50, 3e6, true);
+    world.bitrate(viewer, 250_000.0);
+    let slow: Vec<_> = (0..tricklers).map(|_| world.seed(1000.0)).collect();
+    for seed in slow {
+        world.connect(viewer, seed);
+    }
+    if let Some(rate) = rate {
+        let seed = world.seed(rate);
+        world.connect(viewer, seed);
+    }
+    let film = Film {
+        rate: 250_000.0,
+        buffer_s: 10.0,
+    };
+    world.run_for(Duration::from_secs(1));
+    world.play(viewer, world.file(), Some(film));
+    world.run_for(Duration::from_secs(80));
+    world
+}
+
+#[test]
+fn who_trickles_holds_nobody_up() {
+    for (tricklers, rate) in [
+        (1, None),
+        (4, None),
+        (3, Some(150_000.0)),
+        (8, Some(300_000.0)),
+    ] {
+        let world = beside_tricklers(tricklers, rate);
+        let stats = world.nodes[0].swarm.stats();
+        assert!(done(&world, 0));
+        assert!(
+            stats.stall_s < 0.5,
+            "{tricklers} {rate:?}: {} {stats:?}",
+            stats.stall_s
+        );
     }
 }

@@ -32,6 +32,7 @@ impl Swarm {
             }
             let block = session.poll_block();
             if held {
+                self.serving.handle_begun(self.now, key);
                 return block;
             }
         }
@@ -39,7 +40,13 @@ impl Swarm {
         None
     }
 
-    /// Payload of blocks that was written to the socket.
+    /// Bytes that may wait on the way to a peer before the next block is sent, to it or another,
+    /// beside what keeps its path busy.
+    pub fn upload_pending_max(&self) -> u64 {
+        self.serving.pending_max()
+    }
+
+    /// Payload of blocks that is through: no more than [`Swarm::upload_pending_max`] of it waits.
     pub fn sent(&mut self, now: Time, key: PeerKey, bytes: usize) {
         self.now = now;
         let bytes = u64::try_from(bytes).expect("usize fits");
@@ -49,7 +56,12 @@ impl Swarm {
             peer.took_at = now;
             peer.asks_since = now;
         }
+        let width = self.serving.width();
         self.serving.handle_sent(now, key, bytes);
+        if self.serving.width() > width {
+            // More are served at once: more may ask.
+            self.choker.handle_news(now);
+        }
         self.take_turns(now);
     }
 

@@ -39,6 +39,8 @@ impl Swarm {
         self.now = now;
         self.retire(now, key);
         self.peers.remove(key);
+        self.serving.handle_closed(key);
+        self.turn = true;
         self.settle(now);
     }
 

@@ -10,9 +10,6 @@ use crate::store::Content;
 
 /// What waits before a node's downlink is no more than this; senders wait instead.
 pub const QUEUE_MAX: Duration = Duration::from_millis(200);
-/// Blocks that a connection holds beyond the one that the driver waits with: those on the wire, and
-/// those that wait for it in the socket.
-pub const SOCKET_BLOCKS: usize = 1;
 
 pub enum Packet {
     /// Whole messages.
@@ -55,11 +52,6 @@ pub struct End {
 }
 
 impl End {
-    pub fn blocks(&self) -> usize {
-        let blocks = self.socket.iter();
-        blocks.filter(|item| matches!(item, Item::Block(_))).count()
-    }
-
     pub fn new(node: usize, key: PeerKey) -> Self {
         Self {
             node,
@@ -100,6 +92,11 @@ impl Line {
     pub fn pass(&mut self, at: Time, bytes: u64) -> Time {
         self.free = self.free.max(at) + self.took(bytes);
         self.free
+    }
+
+    /// The same of bytes that come until `at`, from now on: what else comes goes between them.
+    pub fn mix(&mut self, now: Time, at: Time, bytes: u64) -> Time {
+        self.pass(now, bytes).max(at)
     }
 }
 

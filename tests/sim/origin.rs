@@ -95,7 +95,7 @@ impl Server {
         })
     }
 
-    fn first_byte(&self, now: Time) -> Duration {
+    pub fn first_byte(&self, now: Time) -> Duration {
         let slow = self.spec.faults.iter().find_map(|fault| match fault {
             Fault::Slow {
                 from,

@@ -28,8 +28,25 @@ const IDLE_READ: u64 = 64 * 1024;
 /// The tracker's answer takes so long.
 pub const ANSWERS_AFTER: Duration = Duration::from_millis(40);
 
+/// A player that was refused asks again after so long.
+const ASKS_AGAIN: Duration = Duration::from_millis(500);
+
 impl World {
-    pub fn join(&mut self, id: usize) {
+    /// A player asks for the film; its node joins once it knows the torrent.
+    pub fn come(&mut self, id: usize, found: bool) {
+        let now = self.now();
+        let looks = self.setup.looks && !self.setup.nodes[id].seeds;
+        let Some(server) = self.server.as_ref().filter(|_| looks && !found) else {
+            return self.join(id);
+        };
+        let event = match server.is_down(now) {
+            true => (now + ASKS_AGAIN, Event::Join(id, false)),
+            false => (now + server.first_byte(now), Event::Join(id, true)),
+        };
+        self.clock.plan(event.0, event.1);
+    }
+
+    fn join(&mut self, id: usize) {
         let now = self.now();
         let spec = self.setup.nodes[id].clone();
         let mut peer_id = [0; 20];
@@ -108,7 +125,8 @@ impl World {
         for (after, act) in spec.script.acts {
             self.clock.plan(now + after, Event::Act(id, act));
         }
-        let (range, until) = self.node(id).viewer.start(now, spec.script.probes);
+        let asked = Self::START + spec.joins;
+        let (range, until) = self.node(id).viewer.start(asked, spec.script.probes);
         self.open(id, range, until);
         self.settle(id);
     }
@@ -289,7 +307,7 @@ impl World {
             };
             let mut at = left + server.spec.delay;
             if let Answer::Body { range, .. } = &answer {
-                at = self.node(id).downlink.pass(at, range.len());
+                at = self.node(id).downlink.mix(now, at, range.len());
             } else {
                 at = at.max(self.node(id).downlink.free);
             }

@@ -76,6 +76,7 @@ fn world(name: &str, seed: u64, size: Size, nodes: Vec<Spec>) -> Setup {
             faults: Vec::new(),
         }),
         policy: OriginPolicy::Hybrid,
+        looks: false,
         lab: lab(),
         nodes,
         breaks: None,
@@ -179,6 +180,7 @@ pub fn s7(seed: u64, size: Size, slow: bool) -> Setup {
         "S7 origin down"
     };
     let mut setup = s2(name, seed, size, 30);
+    setup.looks = true;
     let from = World::START + Duration::from_secs_f64(size.length_s / 3.0);
     let to = from + Duration::from_secs_f64(30.0 * size.length_s / WHOLE.length_s);
     let fault = match slow {
@@ -211,6 +213,23 @@ pub fn alone(seed: u64, size: Size) -> Setup {
     let rng = &mut StdRng::seed_from_u64(seed);
     let nodes = vec![viewer(rng, 0.0)];
     world("N=1", seed, size, nodes)
+}
+
+/// A seed with a line for all of them, who have none to each other and take a part of it each.
+pub fn seedbox(seed: u64, size: Size) -> Setup {
+    let mut setup = s1("seedbox", seed, size);
+    for node in &mut setup.nodes {
+        node.down = 1.5 * RATE;
+        node.temper.rides_free = true;
+    }
+    let rng = &mut StdRng::seed_from_u64(seed ^ 9);
+    let wide = Spec {
+        up: 40.0 * RATE,
+        ..self::seed(rng)
+    };
+    setup.nodes.push(wide);
+    setup.origin = None;
+    setup
 }
 
 /// A small world in which anything may happen; what must hold holds in it.

@@ -8,7 +8,7 @@ use bittube::peer::session::Send;
 use bittube::swarm::PeerKey;
 use bittube::units::Time;
 
-use crate::link::{Conn, End, Item, Packet, QUEUE_MAX, SOCKET_BLOCKS};
+use crate::link::{Conn, End, Item, Packet, QUEUE_MAX};
 use crate::peer::without_cancels;
 use crate::settle::Input;
 use crate::store::RIGHT;
@@ -97,7 +97,6 @@ impl World {
 
     /// Asks the session what is to be sent, until the socket takes no more.
     pub fn poll(&mut self, conn: usize, end: usize) {
-        let now = self.now();
         let state = &self.conns[conn].ends[end];
         let (id, key) = (state.node, state.key);
         loop {
@@ -117,16 +116,13 @@ impl World {
                     let state = &mut self.conns[conn].ends[end];
                     state.socket.push_back(Item::Block(span));
                     state.written = Some(span.len);
-                    if state.blocks() <= SOCKET_BLOCKS {
-                        self.clock.plan(now, Event::Written(conn, end));
-                    }
                     self.enqueue(conn, end);
                 }
             }
         }
     }
 
-    /// The socket has room again.
+    /// The block is through, as acknowledgements tell the driver.
     pub fn handle_written(&mut self, conn: usize, end: usize) {
         let now = self.now();
         let state = &mut self.conns[conn].ends[end];
@@ -226,8 +222,13 @@ impl World {
         let left = node.uplink.line.pass(now, u64::from(span.len));
         node.uplink.current = Some((conn, end));
         self.clock.plan(left, Event::Uplink(id));
-        let at = left + delay + self.jitter();
-        let at = self.node(other).downlink.pass(at, u64::from(span.len));
+        let way = delay + self.jitter();
+        let at = self
+            .node(other)
+            .downlink
+            .mix(now, left + way, u64::from(span.len));
+        // What keeps the path busy is not waited for.
+        self.clock.plan(at.before(way), Event::Written(conn, end));
         self.put(conn, 1 - end, at, Packet::Block { span, content });
     }
 
@@ -243,10 +244,6 @@ impl World {
             if !state.closed {
                 state.socket.pop_front();
                 self.next_item(conn, end);
-                let state = &self.conns[conn].ends[end];
-                if state.blocks() <= SOCKET_BLOCKS {
-                    self.handle_written(conn, end);
-                }
             }
         }
         self.start_upload(id);

@@ -43,6 +43,8 @@ pub struct Setup {
     pub piece_len: u32,
     pub origin: Option<origin::Spec>,
     pub policy: OriginPolicy,
+    /// The film's torrent lies beside it: nobody joins the swarm before the origin has answered.
+    pub looks: bool,
     pub lab: Lab,
     pub nodes: Vec<Spec>,
     /// Of all connections, one breaks at random each time this has passed.
@@ -51,7 +53,8 @@ pub struct Setup {
 }
 
 pub enum Event {
-    Join(usize),
+    /// And whether its torrent was found.
+    Join(usize, bool),
     Leave(usize),
     Act(usize, Act),
     /// Again and again, or once.
@@ -100,7 +103,7 @@ impl World {
         let layout = Arc::new(Layout::single(length, setup.piece_len));
         let mut clock = Clock::new(Self::START);
         for (id, spec) in setup.nodes.iter().enumerate() {
-            clock.plan(Self::START + spec.joins, Event::Join(id));
+            clock.plan(Self::START + spec.joins, Event::Join(id, false));
         }
         if let Some(every) = setup.breaks {
             clock.plan(Self::START + every, Event::Break);
@@ -184,7 +187,7 @@ impl World {
     fn handle(&mut self, event: Event) {
         let now = self.now();
         match event {
-            Event::Join(id) => self.join(id),
+            Event::Join(id, found) => self.come(id, found),
             Event::Leave(id) => self.leave(id),
             Event::Break => self.break_one(),
             Event::Audit => self.audit(),
@@ -243,7 +246,7 @@ impl World {
 
     fn note(&mut self, event: &Event) {
         let (kind, who) = match event {
-            Event::Join(id) => (0, *id),
+            Event::Join(id, _) => (0, *id),
             Event::Leave(id) => (1, *id),
             Event::Act(id, _) => (2, *id),
             Event::Announce(id, _) => (3, *id),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::ring::buffers::{LARGE, MEDIUM, SMALL};
 use crate::ring::mapping::Mapping;
+use crate::ring::path::Path;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -519,5 +520,44 @@ fn who_takes_nothing_for_the_longest_silence_is_gone() {
         let sent = sender.send_all(vec![7; 64 << 20], false).await;
         assert!(sent.is_err());
         drop(peer);
+    });
+}
+
+#[test]
+fn what_waits_on_the_way_is_waited_for() {
+    const LEN: usize = 1 << 20;
+    const BLOCK: usize = 64 << 10;
+    ring(async {
+        let (ours, mut peer) = pair();
+        peer.set_recv_buffer_size(8 << 10).unwrap();
+        let (_receiver, mut sender) = Stream::new(ours).split();
+        // Some 2 MB/s at most.
+        let slow = runtime::blocking(move || {
+            let mut got = vec![0; LEN];
+            for part in got.chunks_mut(16 << 10) {
+                thread::park_timeout(8 * MILLI);
+                peer.read_exact(part).unwrap();
+            }
+            (peer, got)
+        });
+        for at in (0..LEN).step_by(BLOCK) {
+            let block = sequence(at..at + BLOCK);
+            sender.send_all(block, false).await.unwrap();
+            sender.delivered(BLOCK as u64).await.unwrap();
+            let path = Path::of(&sender.connection.fd).unwrap();
+            assert!(path.pending <= BLOCK as u64 + path.fill(), "{path:?}");
+        }
+        let (_peer, got) = slow.await.unwrap();
+        check(&got, 0);
+        // Nobody reads any more.
+        sender.set_stall(50 * MILLI);
+        let stalled = async {
+            loop {
+                sender.send_all(vec![7; BLOCK], false).await?;
+                sender.delivered(0).await?;
+            }
+        };
+        let result: io::Result<()> = stalled.await;
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
     });
 }

@@ -1,0 +1,54 @@
+//! What several peers are sent over one uplink, and when it rests.
+
+use std::time::Duration;
+
+use crate::swarm::tests::MIB;
+use crate::swarm::tests::world::{Film, World};
+use crate::units::OriginPolicy;
+
+const RATE: f64 = 250_000.0;
+const FILM: Film = Film {
+    rate: RATE,
+    buffer_s: 10.0,
+};
+
+/// One viewer of a film, with an uplink of `up` and a seed that sends it so much, both in multiples
+/// of the film's rate; three others know nobody else. What they are sent in 20 s, bytes.
+fn handed_on(up: f64, seeded: f64) -> u64 {
+    let mut world = World::new(24 * MIB, 128 << 10);
+    let viewer = world.viewer_with(OriginPolicy::Never);
+    let seed = world.seed(seeded * RATE);
+    world.nodes[viewer].rate = up * RATE;
+    world.bitrate(viewer, RATE);
+    world.connect(viewer, seed);
+    world.play(viewer, world.file(), Some(FILM));
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let other = world.viewer_with(OriginPolicy::Never);
+            world.connect(other, viewer);
+            world.play(other, world.file(), None);
+            other
+        })
+        .collect();
+    let got = |world: &World| -> u64 {
+        let stats = others.iter().map(|&other| world.nodes[other].swarm.stats());
+        stats.map(|stats| stats.bytes.from_peers).sum()
+    };
+    // Until it is known what the line sends.
+    world.run_for(Duration::from_secs(20));
+    let before = got(&world);
+    world.run_for(Duration::from_secs(20));
+    got(&world) - before
+}
+
+#[test]
+fn a_thin_line_rests_while_its_own_player_starves() {
+    let could = |up: f64| (20.0 * up * RATE) as u64;
+    let starving = handed_on(0.15, 0.6);
+    assert!(starving < could(0.15) / 10, "{starving}");
+    let content = handed_on(0.15, 3.0);
+    assert!(content > could(0.15) / 10 * 8, "{content}");
+    // Of a line that carries the film others have more than it costs.
+    let wide = handed_on(0.9, 0.6);
+    assert!(wide > could(0.5), "{wide}");
+}
