@@ -16,7 +16,12 @@ pub struct Path {
     pub round_trip: Duration,
 }
 
+/// A connection's states in which what was sent still goes out, RFC 9293 §3.3.2.
+const ESTABLISHED: u8 = 1;
+const CLOSE_WAIT: u8 = 8;
+
 impl Path {
+    /// [`io::ErrorKind::NotConnected`]: the connection is over, or we have shut it down.
     pub fn of(socket: &OwnedFd) -> io::Result<Self> {
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         let whole = size_of::<libc::tcp_info>();
@@ -36,6 +41,9 @@ impl Path {
         }
         // SAFETY: numbers, of which those that the kernel does not know are zero.
         let info = unsafe { info.assume_init() };
+        if ![ESTABLISHED, CLOSE_WAIT].contains(&info.tcpi_state) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         // What was lost is counted twice among the bytes sent there.
         let mut pending: libc::c_int = 0;
         // SAFETY: the kernel writes one number there before the call returns.

@@ -561,3 +561,25 @@ fn what_waits_on_the_way_is_waited_for() {
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
     });
 }
+
+#[test]
+fn what_was_sent_is_not_waited_for_when_the_connection_is_over() {
+    for closes in [true, false] {
+        ring(async {
+            let (ours, peer) = pair();
+            peer.set_recv_buffer_size(8 << 10).unwrap();
+            let stream = Stream::new(ours);
+            let closer = stream.closer();
+            let (_receiver, mut sender) = stream.split();
+            // More than the other side takes, and less than both hold.
+            sender.send_all(vec![7; 512 << 10], false).await.unwrap();
+            assert!(Path::of(&sender.connection.fd).unwrap().pending > 0);
+            runtime::spawn(async move {
+                runtime::sleep(50 * MILLI).await;
+                if closes { closer.close() } else { drop(peer) }
+            });
+            let result = sender.delivered(0).await;
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotConnected);
+        });
+    }
+}
