@@ -38,6 +38,8 @@ const STUCK_AFTER_FIRST: Duration = Duration::from_secs(4);
 /// line busy until the next block comes, and on a thin one makes all else that goes there late.
 const PENDING_S: f64 = 0.06;
 const PENDING_MIN: f64 = 4096.0;
+/// The same while one peer alone wants something: a fast line is not known for one then.
+const PENDING_ALONE: u64 = 4 * BLOCK_LEN as u64;
 /// What goes out is measured over so long, and so many bytes.
 const PERIOD: Duration = Duration::from_millis(500);
 const PERIOD_BYTES: u64 = 24 * BLOCK_LEN as u64;
@@ -133,6 +135,9 @@ impl Serving {
 
     /// A block is through when no more bytes than these wait.
     pub fn pending_max(&self) -> u64 {
+        if !self.contested {
+            return PENDING_ALONE;
+        }
         if self.rate <= 0.0 {
             return u64::from(BLOCK_LEN);
         }
@@ -591,6 +596,8 @@ mod tests {
     #[test]
     fn what_may_wait_before_the_line_follows_its_rate() {
         let mut serving = Serving::new(Time::ZERO);
+        assert_eq!(serving.pending_max(), 4 * BLOCK);
+        serving.contested = true;
         assert_eq!(serving.pending_max(), BLOCK);
         serving.rate = 1e6;
         assert_eq!(serving.pending_max(), 60_000);
