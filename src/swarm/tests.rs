@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use crate::swarm::tests::world::{Film, World};
+use crate::swarm::tests::world::{FILM, Film, World};
 use crate::units::{BLOCK_LEN, ByteRange, Cause, OriginPolicy, PieceIndex, Time};
 
 const MIB: u64 = 1 << 20;
@@ -78,11 +78,7 @@ fn a_film_is_bought_no_further_ahead_than_needed() {
     let viewer = world.viewer();
     world.origin(viewer, 50, 20e6, true);
     world.bitrate(viewer, 250_000.0);
-    let film = Film {
-        rate: 250_000.0,
-        buffer_s: 10.0,
-    };
-    world.play(viewer, world.file(), Some(film));
+    world.play(viewer, world.file(), Some(FILM));
     world.run_for(Duration::from_secs(30));
     let stats = world.nodes[viewer].swarm.stats();
     // 30 s played, 10 s in the player, 20 s of lead and the fetches under way.
@@ -113,11 +109,7 @@ fn peers_that_carry_the_film_leave_the_origin_little() {
     world.bitrate(viewer, 250_000.0);
     world.connect(viewer, a);
     world.connect(viewer, b);
-    let film = Film {
-        rate: 250_000.0,
-        buffer_s: 10.0,
-    };
-    world.play(viewer, world.file(), Some(film));
+    world.play(viewer, world.file(), Some(FILM));
     world.run_for(Duration::from_secs(12));
     let early = world.nodes[viewer].swarm.stats();
     world.run_for(Duration::from_secs(60));
@@ -144,11 +136,7 @@ fn slow_peers_and_the_origin_share_the_film() {
     world.origin(viewer, 50, 5e6, true);
     world.bitrate(viewer, 250_000.0);
     world.connect(viewer, seed);
-    let film = Film {
-        rate: 250_000.0,
-        buffer_s: 10.0,
-    };
-    world.play(viewer, world.file(), Some(film));
+    world.play(viewer, world.file(), Some(FILM));
     world.run_for(Duration::from_secs(50));
     let stats = world.nodes[viewer].swarm.stats();
     assert!(stats.stall_s < 0.5, "{stats:?}");
@@ -739,12 +727,8 @@ fn beside_tricklers(tricklers: usize, rate: Option<f64>) -> World {
         let seed = world.seed(rate);
         world.connect(viewer, seed);
     }
-    let film = Film {
-        rate: 250_000.0,
-        buffer_s: 10.0,
-    };
     world.run_for(Duration::from_secs(1));
-    world.play(viewer, world.file(), Some(film));
+    world.play(viewer, world.file(), Some(FILM));
     world.run_for(Duration::from_secs(80));
     world
 }

@@ -39,11 +39,11 @@ impl World {
         let Some(server) = self.server.as_ref().filter(|_| looks && !found) else {
             return self.join(id);
         };
-        let event = match server.is_down(now) {
+        let (at, event) = match server.is_down(now) {
             true => (now + ASKS_AGAIN, Event::Join(id, false)),
             false => (now + server.first_byte(now), Event::Join(id, true)),
         };
-        self.clock.plan(event.0, event.1);
+        self.clock.plan(at, event);
     }
 
     fn join(&mut self, id: usize) {

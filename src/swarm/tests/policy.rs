@@ -2,16 +2,10 @@
 
 use std::time::Duration;
 
-use crate::swarm::tests::world::{Film, World};
+use crate::swarm::tests::world::{FILM, RATE, World};
 use crate::swarm::tests::{MIB, assert_bought_once};
 use crate::units::Cause;
 use crate::units::lab::Lab;
-
-const RATE: f64 = 250_000.0;
-const FILM: Film = Film {
-    rate: RATE,
-    buffer_s: 10.0,
-};
 
 /// What a crowd cost and suffered.
 #[derive(Debug)]

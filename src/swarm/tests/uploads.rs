@@ -3,14 +3,8 @@
 use std::time::Duration;
 
 use crate::swarm::tests::MIB;
-use crate::swarm::tests::world::{Film, World};
+use crate::swarm::tests::world::{FILM, RATE, World};
 use crate::units::OriginPolicy;
-
-const RATE: f64 = 250_000.0;
-const FILM: Film = Film {
-    rate: RATE,
-    buffer_s: 10.0,
-};
 
 /// One viewer of a film, with an uplink of `up` and a seed that sends it so much, both in multiples
 /// of the film's rate; three others know nobody else. What they are sent in 20 s, bytes.

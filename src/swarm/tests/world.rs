@@ -89,6 +89,13 @@ pub struct Film {
     pub buffer_s: f64,
 }
 
+/// A film of 2 Mbit/s, as most tests play it, bytes/s.
+pub const RATE: f64 = 250_000.0;
+pub const FILM: Film = Film {
+    rate: RATE,
+    buffer_s: 10.0,
+};
+
 pub struct Origin {
     pub first_byte: Duration,
     pub rate: f64,
