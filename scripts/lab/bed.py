@@ -89,9 +89,8 @@ class Host:
         """The link's two ways. What goes up waits in a queue for each receiver, and the queues take
         turns, as in a router of today (and as upload slots are meant to share): in one queue that
         drops its tail, who sends and who starves would be chance, and that would be measured."""
-        rider = not upload_bit_s
-        # A rider's requests and acknowledgements need some room.
-        fair_queues(self.name, upload_bit_s or RIDER_BIT_S, rider)
+        # Who uploads nothing still asks and acknowledges.
+        fair_queues(self.name, upload_bit_s or RIDER_BIT_S)
         if download_bit_s:
             run("tc", "qdisc", "replace", "dev", f"v{self.number}", "root", "tbf", "rate",
                 f"{download_bit_s}bit", "burst", str(max(download_bit_s // 800, 6000)),
@@ -125,7 +124,7 @@ class Host:
             raise OSError(ctypes.get_errno(), "setns")
 
 
-def fair_queues(name, bit_s, rider):
+def fair_queues(name, bit_s):
     """htb on what leaves a host: a class for each other host, told by its address's last byte."""
     lines = [
         "qdisc replace dev e0 root handle 1: htb default 2",
@@ -133,20 +132,12 @@ def fair_queues(name, bit_s, rider):
         # Everything that is not for a host of the bed, such as ARP.
         f"class add dev e0 parent 1:1 classid 1:2 htb rate 64kbit ceil {bit_s}bit",
     ]
-    if rider:
-        # Whatever is long enough to carry part of a block: the IP header's length says so.
-        trickle = "htb rate 8kbit ceil 8kbit quantum 1600"
-        lines.append(f"class add dev e0 parent 1:1 classid 1:3 {trickle}")
-        lines.append("qdisc add dev e0 parent 1:3 bfifo limit 6000")
-        for bit in range(9, 16):
-            lines.append("filter add dev e0 parent 1: prio 1 protocol ip u32 "
-                         f"match u16 {1 << bit:#06x} {1 << bit:#06x} at 2 flowid 1:3")
     for last in LAST_BYTES:
         lines += [
             f"class add dev e0 parent 1:1 classid 1:{last + 16:x} htb "
             f"rate {bit_s // len(LAST_BYTES)}bit ceil {bit_s}bit quantum 1600",
             f"qdisc add dev e0 parent 1:{last + 16:x} bfifo limit {QUEUE_LEN}",
-            "filter add dev e0 parent 1: prio 2 protocol ip u32 "
+            "filter add dev e0 parent 1: prio 1 protocol ip u32 "
             f"match u32 {last:#010x} 0x000000ff at 16 flowid 1:{last + 16:x}",
         ]
     batch(["tc", "-n", name], lines)
@@ -176,6 +167,9 @@ class Net:
         run("ip", "link", "add", "name", "br0", "type", "bridge", "forward_delay", "0")
         run("ip", "link", "set", "br0", "up")
         run("ip", "link", "set", "lo", "up")
+        # What passes the bridge is no business of a firewall, and would cost processor time there.
+        for hook in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
+            hook.write_text("0")
         self.cores = sorted(os.sched_getaffinity(0))
         self.hosts = []
 
@@ -277,7 +271,7 @@ class Stub:
         self.process = None
         self.stats = {}
 
-    def start(self, film, seed=False):
+    def start(self, film, seed=False, rider=False):
         state = self.home / "state"
         env = at_home(state)
         options = self.bed.options
@@ -289,7 +283,8 @@ class Stub:
         else:
             words += ["--listen", "127.0.0.1:8081", "--admin", "127.0.0.1:8082",
                       "--origin-policy", options["policy"]]
-            words += ["--lab", options["lab"]] if options["lab"] else []
+            lab = [options["lab"]] * bool(options["lab"]) + ["no-upload"] * rider
+            words += ["--lab", ",".join(lab)] if lab else []
         cores = self.bed.cores
         core = cores[self.host.number % len(cores)]
         self.process = self.host.spawn(self.name, words, core, env)

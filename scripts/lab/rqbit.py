@@ -20,12 +20,14 @@ class Rqbit:
         self.film = self.process = None
         self.stats = {}
 
-    def start(self, film):
+    def start(self, film, rider=False):
         self.film = film
         (self.home / "store").mkdir(parents=True, exist_ok=True)
         options = ["-v", "error", "--disable-dht", "--disable-dht-persistence", "--disable-lsd",
                    "--disable-upnp-port-forward", "--listen-ip", self.host.ip, "--listen-port",
                    "10234", "--http-api-listen-addr", f"{API[0]}:{API[1]}"]
+        if rider:
+            options += ["--ratelimit-upload", "1000"]
         words = [self.bed.options["rqbit"], *options, "server", "start", "--disable-persistence",
                  str(self.home / "store")]
         cores = self.bed.cores

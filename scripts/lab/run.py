@@ -25,8 +25,10 @@ from player import BUFFER_S, PATIENCE_S, Player, connect
 from rqbit import Rqbit, Seed
 from scenario import DOWNLOAD, rate
 
-# The players' clocks are looked at so often, s.
+# The players' clocks are looked at so often, s, and their sockets no more often than this: each look
+# costs processor time, of which the viewers need some.
 TICK_S = 0.02
+PAUSE_S = 0.005
 # Whoever takes a place that was left is started so long before it joins, s.
 REPLACE_S = 0.45
 # How long before the first joins: all stubs stand by then, as they do on a viewer's machine.
@@ -91,6 +93,7 @@ class Run:
                 self.step(viewer, now)
             for key, _ in self.selector.select(TICK_S):
                 key.data.handle_readable(self.now())
+            time.sleep(PAUSE_S)
             cpu.look()
             if self.seed:
                 self.seed.count(self.now())
@@ -156,7 +159,7 @@ class Run:
         url = FILM_URL
         if not self.plain:
             viewer.stub = self.program(self.bed, host, f"viewer{viewer.number}")
-            viewer.stub.start(self.film)
+            viewer.stub.start(self.film, rider=session.rider)
             url = viewer.stub.url()
             is_cached = lambda at: viewer.stub.is_cached(at, len(self.film.data))
         viewer.player = Player(self.film, url, session.seeks, self.connector(host), is_cached,

@@ -44,15 +44,9 @@ impl Path {
         if ![ESTABLISHED, CLOSE_WAIT].contains(&info.tcpi_state) {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        // What was lost is counted twice among the bytes sent there.
-        let mut pending: libc::c_int = 0;
-        // SAFETY: the kernel writes one number there before the call returns.
-        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut pending) };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
         Ok(Self {
-            pending: u64::try_from(pending).unwrap_or(0),
+            // What was lost is counted twice among the bytes sent there.
+            pending: pending(socket)?,
             rate: info.tcpi_delivery_rate,
             round_trip: Duration::from_micros(u64::from(info.tcpi_min_rtt)),
         })
@@ -78,4 +72,15 @@ impl Path {
             u64::try_from(micros).unwrap_or(u64::MAX),
         ))
     }
+}
+
+/// Bytes written to it and not acknowledged.
+pub fn pending(socket: &OwnedFd) -> io::Result<u64> {
+    let mut pending: libc::c_int = 0;
+    // SAFETY: the kernel writes one number there before the call returns.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut pending) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::try_from(pending).unwrap_or(0))
 }

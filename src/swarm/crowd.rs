@@ -144,9 +144,10 @@ impl Swarm {
         let reads = hungry.map(|(_, reader)| torrent.layout.piece_of(reader.ready()).0);
         // Where we are in the film; a seed is nowhere.
         let ours = lacks.map(|lacks| reads.min().unwrap_or(lacks));
-        let limit = self.setup.limits.upload_slots;
-        self.choker
-            .set_slots(choker::slots(limit, self.serving.width()));
+        self.choker.set_slots(match self.setup.lab.no_upload {
+            true => 0,
+            false => choker::slots(self.setup.limits.upload_slots, self.serving.width()),
+        });
         if at_once {
             self.choker.handle_interested(now, ours, &candidates);
         } else {

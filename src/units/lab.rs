@@ -16,6 +16,8 @@ pub struct Lab {
     pub no_inject: bool,
     /// What somebody has is never bought, once playing.
     pub no_hedge: bool,
+    /// It takes and gives nothing: a free rider.
+    pub no_upload: bool,
 }
 
 /// Which piece a peer is asked for.
@@ -46,7 +48,7 @@ pub enum Buy {
 pub const FALLBACK_S: f64 = 3.0;
 
 /// What can be said, joined by commas: `sequential,fallback`.
-pub const WORDS: [&str; 8] = [
+pub const WORDS: [&str; 9] = [
     "sequential",
     "rarest",
     "client-server",
@@ -55,6 +57,7 @@ pub const WORDS: [&str; 8] = [
     "no-rank",
     "no-inject",
     "no-hedge",
+    "no-upload",
 ];
 
 impl FromStr for Lab {
@@ -72,6 +75,7 @@ impl FromStr for Lab {
                 "no-rank" => lab.no_rank = true,
                 "no-inject" => lab.no_inject = true,
                 "no-hedge" => lab.no_hedge = true,
+                "no-upload" => lab.no_upload = true,
                 _ => return Err(format!("`{word}` is none of {}", WORDS.join(", "))),
             }
         }

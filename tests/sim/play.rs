@@ -51,10 +51,8 @@ impl World {
         let spec = self.setup.nodes[id].clone();
         let mut peer_id = [0; 20];
         self.rng.fill(&mut peer_id);
-        let mut limits = Limits::default();
-        if spec.temper.rides_free {
-            limits.upload_slots = 0;
-        }
+        let mut lab = self.setup.lab;
+        lab.no_upload = spec.temper.rides_free;
         let policy = match spec.seeds {
             true => OriginPolicy::Never,
             false => self.setup.policy,
@@ -67,8 +65,8 @@ impl World {
                 listen_port: 6881,
                 policy,
                 seed: self.rng.random(),
-                limits,
-                lab: self.setup.lab,
+                limits: Limits::default(),
+                lab,
             },
         );
         let store = Store::new(Arc::clone(&self.layout), spec.seeds);
