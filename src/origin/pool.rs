@@ -189,6 +189,14 @@ impl Pool {
         used
     }
 
+    /// Body bytes that are still to come there, if an answer comes and said how many.
+    pub fn left(&mut self, key: ConnKey) -> Option<u64> {
+        match &self.conns.get_mut(key)?.doing {
+            Doing::Receiving(transfer) => transfer.left(),
+            _ => None,
+        }
+    }
+
     /// The other side ended its stream, in order.
     pub fn handle_closed(&mut self, now: Time, key: ConnKey) {
         self.handle_eof(now, key, true);

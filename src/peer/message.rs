@@ -115,6 +115,19 @@ pub fn parse(bytes: &[u8], pieces: Option<u32>) -> Result<Parsed<'_>, PeerMisbeh
     }
 }
 
+/// Bytes that the message at the front lacks, without which what is there is of no use. Zero where
+/// none has begun, or one that is read as it comes.
+pub fn missing(bytes: &[u8]) -> usize {
+    let Some(prefix) = bytes.first_chunk::<LEN_PREFIX>() else {
+        return 0;
+    };
+    let end = LEN_PREFIX + u32::from_be_bytes(*prefix) as usize;
+    match end > WHOLE_MAX {
+        true => 0,
+        false => end.saturating_sub(bytes.len()),
+    }
+}
+
 /// R40, R41: fixed messages have exactly their length, the others a limit.
 fn check_len(id: u8, len: u32, pieces: Option<u32>) -> Result<(), PeerMisbehaved> {
     let fits = match id {

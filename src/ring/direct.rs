@@ -31,6 +31,23 @@ pub fn send<P: Payload>(
     counted(usize::try_from(sent).map_err(|_| io::Error::last_os_error()))
 }
 
+/// Who waits to receive wakes when so many bytes are there, or no more will come: socket(7),
+/// `SO_RCVLOWAT`.
+pub fn set_low_water(fd: &OwnedFd, bytes: i32) {
+    let len = libc::socklen_t::try_from(size_of::<i32>()).expect("four");
+    // SAFETY: the kernel reads one number there before the call returns. A socket that refuses it
+    // wakes for every byte, as before.
+    unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            len,
+        )
+    };
+}
+
 fn counted(sent: io::Result<usize>) -> Option<io::Result<usize>> {
     match sent {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => None,

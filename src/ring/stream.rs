@@ -16,6 +16,7 @@ use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::ring::buffers::Buffer;
+use crate::ring::direct;
 use crate::ring::ops::{self, Fd, Op};
 use crate::ring::runtime;
 use crate::units::Time;
@@ -101,7 +102,8 @@ impl Stream {
     }
 
     /// Two halves of one connection. Panics if they are not.
-    pub fn rejoin(receiver: Receiver, sender: Sender) -> Self {
+    pub fn rejoin(mut receiver: Receiver, sender: Sender) -> Self {
+        receiver.set_low_water(1);
         assert!(
             Rc::ptr_eq(&receiver.0, &sender.connection),
             "halves of one connection"
@@ -192,6 +194,15 @@ impl Receiver {
         }
     }
 
+    /// What is received from now on is waited for until so many bytes are there, or the end: fewer
+    /// would be of no use yet. Those that have come already come at once.
+    pub fn set_low_water(&mut self, bytes: usize) {
+        let bytes = i32::try_from(bytes.max(1)).unwrap_or(i32::MAX);
+        if self.0.low_water.replace(bytes) != bytes {
+            direct::set_low_water(&self.0.fd, bytes);
+        }
+    }
+
     /// Resolves when there are bytes, the end or an error: how an idle connection waits without a
     /// buffer. Loses nothing when dropped.
     pub async fn readable(&mut self) {
@@ -256,6 +267,7 @@ pub(super) struct Connection {
     readable: StoredPoll,
     hung_up: Cell<bool>,
     given_away: Cell<bool>,
+    low_water: Cell<i32>,
 }
 
 impl Connection {
@@ -266,6 +278,7 @@ impl Connection {
             readable: StoredPoll::new(ops::READABLE),
             hung_up: Cell::new(false),
             given_away: Cell::new(false),
+            low_water: Cell::new(1),
         }
     }
 

@@ -39,6 +39,8 @@ use crate::units::Time;
 /// Resolving a name and connecting may take this long together.
 pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const SEND_STALL: Duration = Duration::from_secs(30);
+/// Bytes of a slow origin that are handled together: several packets, and still half a block.
+const STRIDE: usize = 8 * 1024;
 
 /// One origin file on this shard.
 pub struct OriginHost {
@@ -308,6 +310,10 @@ impl OriginHost {
         let mut orderly = true;
         while !state.closed.get() {
             self.wait_for_room(&state).await;
+            receiver.set_low_water(match tls {
+                None => self.low_water(conn, &state),
+                Some(_) => 1,
+            });
             let (result, filled) = receiver.recv(buffer, None).await;
             buffer = filled;
             let received = match result {
@@ -354,6 +360,17 @@ impl OriginHost {
             self.pool.borrow_mut().handle_broken(now, conn);
         }
         self.drain(&[]);
+    }
+
+    /// What a swarm fetches is of use by the piece: no packet of it need wake anybody by itself.
+    fn low_water(&self, conn: ConnKey, state: &Conn) -> usize {
+        let sinks = self.sinks.borrow();
+        let sink = state.fetch.get().and_then(|key| sinks.get(&key));
+        let Some(Sink::Swarm(..)) = sink else {
+            return 1;
+        };
+        let left = self.pool.borrow_mut().left(conn).unwrap_or(0);
+        usize::try_from(left).map_or(STRIDE, |left| left.min(STRIDE))
     }
 
     fn feed(self: &Rc<Self>, conn: ConnKey, state: &Conn, bytes: &[u8]) {

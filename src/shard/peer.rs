@@ -25,6 +25,7 @@ use crate::shard::appetite::Appetite;
 use crate::shard::host::Host;
 use crate::store::Part;
 use crate::swarm::PeerKey;
+use crate::units::BLOCK_LEN;
 use crate::units::BlockSpan;
 use crate::units::InfoHash;
 
@@ -209,6 +210,11 @@ async fn read(
             break;
         }
         buffer = appetite.fit(received, buffer);
+        // A block that trickles in wakes nobody eleven times.
+        receiver.set_low_water(match received < BLOCK_LEN as usize {
+            true => message::missing(buffer.bytes()),
+            false => 1,
+        });
         let (result, filled) = receiver.recv(buffer, None).await;
         buffer = filled;
         match result {

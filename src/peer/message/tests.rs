@@ -165,3 +165,19 @@ fn r41_spare_bits_are_zero() {
     assert!(bitfield_pieces(&[0xff, 0x80, 0], 9).is_none());
     assert!(bitfield_pieces(&[0xff], 8).is_some());
 }
+
+#[test]
+fn what_a_message_lacks_is_known_from_its_length() {
+    let have = [0, 0, 0, 5, 4, 0, 0, 0, 9];
+    for given in 0..=have.len() {
+        let lacks = if given < 4 { 0 } else { have.len() - given };
+        assert_eq!(missing(&have[..given]), lacks, "{given} bytes");
+    }
+    let block = (BLOCK_LEN + 9).to_be_bytes();
+    assert_eq!(missing(&block), BLOCK_LEN as usize + 9);
+    // What follows it is none of its business.
+    assert_eq!(missing(&[&have[..], &block].concat()), 0);
+    // A handshake, and a message that is read as it comes.
+    assert_eq!(missing(b"\x13BitTorrent protocol"), 0);
+    assert_eq!(missing(&(WHOLE_MAX as u32).to_be_bytes()), 0);
+}

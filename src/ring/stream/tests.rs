@@ -583,3 +583,42 @@ fn what_was_sent_is_not_waited_for_when_the_connection_is_over() {
         });
     }
 }
+
+#[test]
+fn what_is_waited_for_comes_together_or_with_the_end() {
+    const PARTS: usize = 16;
+    const PART: usize = 500;
+    ring(async {
+        let (ours, mut peer) = pair();
+        let (mut receiver, _sender) = Stream::new(ours).split();
+        let slow = runtime::blocking(move || {
+            for part in sequence(0..PARTS * PART).chunks(PART) {
+                thread::park_timeout(4 * MILLI);
+                peer.write_all(part).unwrap();
+            }
+            peer.write_all(&[7; PART]).unwrap();
+        });
+        let mut buffer = Buffer::take(64 << 10);
+        let mut receives = 0;
+        while buffer.len() < PARTS * PART {
+            receiver.set_low_water(PARTS * PART - buffer.len());
+            let (result, filled) = receiver.recv(buffer, None).await;
+            buffer = filled;
+            assert!(result.unwrap() > 0);
+            receives += 1;
+        }
+        // Some may have come before they were waited for.
+        assert!(receives < PARTS / 2, "{receives} receives");
+        check(&buffer.bytes()[..PARTS * PART], 0);
+        slow.await.unwrap();
+        // Fewer than these, and then no more.
+        receiver.set_low_water(1 << 20);
+        while buffer.len() < (PARTS + 1) * PART {
+            let (result, filled) = receiver.recv(buffer, None).await;
+            buffer = filled;
+            assert!(result.unwrap() > 0);
+        }
+        let (result, _) = receiver.recv(buffer, None).await;
+        assert_eq!(result.unwrap(), 0);
+    });
+}
