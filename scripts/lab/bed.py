@@ -37,6 +37,7 @@ CLOSING_S = 2.0
 QUEUE_LEN = 16_000
 RIDER_BIT_S = 1_000_000
 CLONE_NEWNET = 0x40000000
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def run(*words):
@@ -62,6 +63,9 @@ class Host:
         # Packets as they are on a wire: a queue of a few must not meet one of 64 KiB.
         run("ip", "-n", self.name, "link", "set", inner, "gso_max_segs", "1", "up")
         self.file = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        # Whatever this machine prefers: BBR takes a path without delay for one that holds nothing.
+        # Linux's cubic does as reno does on short paths; a namespace may not always choose it.
+        self.inside(lambda: CONGESTION.write_text("reno"))
         self.ip = None
 
     def address(self, ip):

@@ -33,6 +33,14 @@ const LOOK_MIN: Duration = Duration::from_micros(200);
 const LOOK_MAX: Duration = Duration::from_millis(25);
 const LOOK_DIVISOR: u32 = 4;
 
+/// From a time on, when what was sent has gone over our own line whatever is acknowledged, so many
+/// bytes more may wait: acknowledgements wait too, where they come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    pub since: Time,
+    pub bytes: u64,
+}
+
 /// The sending half: one send at a time, for two would mix their bytes (H11).
 ///
 /// A send that is dropped under way shuts the connection down, since some of its bytes went out
@@ -127,19 +135,25 @@ impl Sender {
     }
 
     /// Until of all that was sent no more than `rest` bytes wait on the way, beside those that keep
-    /// the path busy: what is before its narrowest line waits for nothing but itself.
-    pub async fn delivered(&mut self, rest: u64) -> io::Result<()> {
+    /// the path busy: what is before its narrowest line waits for nothing but itself. Where an
+    /// acknowledgement is late, it is no sign of a line of ours: see [`Late`].
+    pub async fn delivered(&mut self, rest: u64, late: Option<Late>) -> io::Result<()> {
         // The commoner case, and the cheaper question.
         if path::pending(&self.connection.fd)? <= rest {
             return Ok(());
         }
         let began = runtime::now();
         loop {
+            let now = runtime::now();
             let path = Path::of(&self.connection.fd)?;
-            let Some(wait) = path.time_to(rest.saturating_add(path.fill())) else {
+            let over = late.filter(|late| now >= late.since);
+            let most = rest
+                .saturating_add(path.fill())
+                .saturating_add(over.map_or(0, |late| late.bytes));
+            let Some(wait) = path.time_to(most) else {
                 return Ok(());
             };
-            let waited = runtime::now().since(began);
+            let waited = now.since(began);
             if waited >= self.stall {
                 self.connection.shut_down();
                 return Err(io::ErrorKind::TimedOut.into());
@@ -148,8 +162,10 @@ impl Sender {
                 runtime::breathe().await;
                 continue;
             }
-            let wait = wait.max(waited / LOOK_DIVISOR);
-            runtime::sleep(wait.clamp(LOOK_MIN, LOOK_MAX)).await;
+            let wait = wait.max(waited / LOOK_DIVISOR).min(LOOK_MAX);
+            let late = late.filter(|late| now < late.since);
+            let wait = late.map_or(wait, |late| wait.min(late.since.since(now)));
+            runtime::sleep(wait.max(LOOK_MIN)).await;
         }
     }
 

@@ -22,7 +22,7 @@ use crate::ring::runtime;
 use crate::units::Time;
 
 pub use crate::ring::mapping::is_fault;
-pub use crate::ring::sender::Sender;
+pub use crate::ring::sender::{Late, Sender};
 
 /// How long a cancelled operation may take to end before its socket is shut down.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(100);

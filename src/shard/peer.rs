@@ -15,6 +15,7 @@ use crate::ring::buffers::Buffer;
 use crate::ring::listener::Listener;
 use crate::ring::runtime;
 use crate::ring::stream::Closer;
+use crate::ring::stream::Late;
 use crate::ring::stream::Receiver;
 use crate::ring::stream::Sender;
 use crate::ring::stream::Socket;
@@ -284,6 +285,7 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
     let Some(layout) = host.swarm.borrow().layout().cloned() else {
         return false;
     };
+    let began = runtime::now();
     let range = layout.span_range(span);
     let Ok(parts) = host.shelf.parts(runtime::now(), range, 0) else {
         tracing::warn!("a block for a peer could not be read");
@@ -313,8 +315,15 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
         }
     }
     // Another peer's turn comes when this one's blocks are through, not when they wait for it.
-    let pending = host.swarm.borrow().upload_pending_max();
-    if sender.drained().await.is_err() || sender.delivered(pending).await.is_err() {
+    let (pending, late) = {
+        let swarm = host.swarm.borrow();
+        let late = swarm.upload_line_time(span).map(|line| Late {
+            since: began + line,
+            bytes: u64::from(span.len),
+        });
+        (swarm.upload_pending_max(), late)
+    };
+    if sender.drained().await.is_err() || sender.delivered(pending, late).await.is_err() {
         return false;
     }
     if let Some(shard) = host.shard.upgrade() {

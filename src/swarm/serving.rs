@@ -144,6 +144,17 @@ impl Serving {
         bytes((self.rate * PENDING_S).max(PENDING_MIN))
     }
 
+    /// How long so many bytes to one peer take over the line, as far as that is known.
+    pub fn line_time(&self, bytes: u64) -> Option<Duration> {
+        if !self.contested || self.rate <= 0.0 {
+            return None;
+        }
+        let width = f64::from(u32::try_from(self.width).expect("WIDTH_MAX"));
+        #[expect(clippy::cast_precision_loss, reason = "a time")]
+        let line_s = bytes as f64 * width / self.rate;
+        Some(Duration::from_secs_f64(line_s))
+    }
+
     /// Peers served at once.
     pub const fn width(&self) -> usize {
         self.width
@@ -599,8 +610,12 @@ mod tests {
         assert_eq!(serving.pending_max(), 4 * BLOCK);
         serving.contested = true;
         assert_eq!(serving.pending_max(), BLOCK);
+        assert_eq!(serving.line_time(BLOCK), None);
         serving.rate = 1e6;
         assert_eq!(serving.pending_max(), 60_000);
+        assert_eq!(serving.line_time(50_000), Some(Duration::from_millis(50)));
+        serving.width = 3;
+        assert_eq!(serving.line_time(50_000), Some(Duration::from_millis(150)));
         serving.rate = 30_000.0;
         assert_eq!(serving.pending_max(), 4096);
     }

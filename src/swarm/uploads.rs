@@ -46,7 +46,13 @@ impl Swarm {
         self.serving.pending_max()
     }
 
-    /// Payload of blocks that is through: no more than [`Swarm::upload_pending_max`] of it waits.
+    /// How long a block takes over our own line: acknowledgements may take longer.
+    pub fn upload_line_time(&self, span: BlockSpan) -> Option<Duration> {
+        self.serving.line_time(u64::from(span.len))
+    }
+
+    /// Payload of blocks that is through: no more than [`Swarm::upload_pending_max`] of it waits, or
+    /// [`Swarm::upload_line_time`] is over.
     pub fn sent(&mut self, now: Time, key: PeerKey, bytes: usize) {
         self.now = now;
         let bytes = u64::try_from(bytes).expect("usize fits");

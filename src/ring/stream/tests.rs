@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::ring::buffers::{LARGE, MEDIUM, SMALL};
 use crate::ring::mapping::Mapping;
+use crate::ring::path;
 use crate::ring::path::Path;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -543,7 +544,7 @@ fn what_waits_on_the_way_is_waited_for() {
         for at in (0..LEN).step_by(BLOCK) {
             let block = sequence(at..at + BLOCK);
             sender.send_all(block, false).await.unwrap();
-            sender.delivered(BLOCK as u64).await.unwrap();
+            sender.delivered(BLOCK as u64, None).await.unwrap();
             let path = Path::of(&sender.connection.fd).unwrap();
             assert!(path.pending <= BLOCK as u64 + path.fill(), "{path:?}");
         }
@@ -554,11 +555,38 @@ fn what_waits_on_the_way_is_waited_for() {
         let stalled = async {
             loop {
                 sender.send_all(vec![7; BLOCK], false).await?;
-                sender.delivered(0).await?;
+                sender.delivered(0, None).await?;
             }
         };
         let result: io::Result<()> = stalled.await;
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    });
+}
+
+#[test]
+fn a_late_acknowledgement_is_waited_for_so_long() {
+    const BLOCK: usize = 16 << 10;
+    ring(async {
+        let (ours, peer) = pair();
+        peer.set_recv_buffer_size(8 << 10).unwrap();
+        let (_receiver, mut sender) = Stream::new(ours).split();
+        // More than the other side takes unread.
+        for _ in 0..8 {
+            sender.send_all(vec![7; BLOCK], false).await.unwrap();
+        }
+        let waits = path::pending(&sender.connection.fd).unwrap();
+        assert!(waits > 2 * BLOCK as u64, "{waits}");
+        let since = runtime::now() + 20 * MILLI;
+        let late = Late { since, bytes: waits };
+        sender.delivered(BLOCK as u64, Some(late)).await.unwrap();
+        assert!(runtime::now() >= since);
+        // Never for more than that.
+        sender.set_stall(50 * MILLI);
+        let bytes = waits / 4;
+        let late = Late { since, bytes };
+        let result = sender.delivered(0, Some(late)).await;
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(peer);
     });
 }
 
@@ -578,7 +606,7 @@ fn what_was_sent_is_not_waited_for_when_the_connection_is_over() {
                 runtime::sleep(50 * MILLI).await;
                 if closes { closer.close() } else { drop(peer) }
             });
-            let result = sender.delivered(0).await;
+            let result = sender.delivered(0, None).await;
             assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotConnected);
         });
     }
