@@ -210,12 +210,6 @@ impl Session {
         }
     }
 
-    pub fn have(&mut self, piece: PieceIndex) {
-        if self.started {
-            self.outbox.write(Message::Have(piece));
-        }
-    }
-
     pub fn interested(&mut self, interested: bool) {
         if !self.started || self.interested == interested {
             return;

@@ -215,6 +215,8 @@ pub struct Swarm {
     upload_only: bool,
     shut_down: bool,
     plan_at: Time,
+    /// When peers are told what could wait.
+    tell_at: Time,
     /// At the last look no peer delivered.
     alone: bool,
     /// Since when that is so with a reader.
@@ -275,6 +277,7 @@ impl Swarm {
             upload_only: false,
             shut_down: false,
             plan_at: Time::NEVER,
+            tell_at: Time::NEVER,
             alone: false,
             alone_since: None,
             delivered: None,
@@ -401,6 +404,7 @@ impl Swarm {
             .min(self.choker.next_timeout())
             .min(self.serving.next_timeout())
             .min(self.plan_at)
+            .min(self.tell_at)
             .min(self.supply.next_late())
             .min(self.losses.next_timeout());
         let held = self
@@ -435,6 +439,7 @@ impl Swarm {
             self.choose_uploads(now, true);
         }
         self.turn |= self.serving.handle_timeout(now);
+        self.tell(now);
         self.retry_lost(now);
         self.release_readers(now);
         self.replan |= now >= self.plan_at;

@@ -51,8 +51,8 @@ impl Swarm {
         self.serving.line_time(u64::from(span.len))
     }
 
-    /// Payload of blocks that is through: no more than [`Swarm::upload_pending_max`] of it waits, or
-    /// [`Swarm::upload_line_time`] is over.
+    /// Payload of blocks that is through: no more than [`Swarm::upload_pending_max`] of it waits,
+    /// or [`Swarm::upload_line_time`] is over.
     pub fn sent(&mut self, now: Time, key: PeerKey, bytes: usize) {
         self.now = now;
         let bytes = u64::try_from(bytes).expect("usize fits");

@@ -1,10 +1,16 @@
 //! What the store found: good pieces are told to all, bad ones fetched again to find the liar.
 
+use std::time::Duration;
+
+use crate::peer::session::Session;
 use crate::swarm::blocks::Only;
 use crate::swarm::picker::BAND_S;
 use crate::swarm::suspects::Ruling;
 use crate::swarm::{Output, Swarm, Torrent, Verdict, wake};
 use crate::units::{Cause, PieceIndex, Time};
+
+/// A peer that has a piece too is told that we have it with whatever else it is told, or so late.
+const TELL_WITHIN: Duration = Duration::from_secs(2);
 
 /// The store.
 impl Swarm {
@@ -67,8 +73,12 @@ impl Swarm {
             let Some(session) = peer.session.as_mut().filter(|session| session.ready()) else {
                 continue;
             };
-            if !session.is_seed() {
-                session.have(piece);
+            if session.is_seed() {
+                continue;
+            }
+            if session.have(piece) {
+                self.tell_at = self.tell_at.min(now + TELL_WITHIN);
+            } else {
                 wake(&mut self.outputs, key, &mut peer.woken);
                 given = true;
             }
@@ -79,6 +89,19 @@ impl Swarm {
         if complete {
             self.outputs.push_back(Output::Complete);
             self.leave_seeds(now);
+        }
+    }
+
+    /// Peers are told what could wait.
+    pub(in crate::swarm) fn tell(&mut self, now: Time) {
+        if now < self.tell_at {
+            return;
+        }
+        self.tell_at = Time::NEVER;
+        for (key, peer) in self.peers.iter_mut() {
+            if peer.session.as_mut().is_some_and(Session::hurry) {
+                wake(&mut self.outputs, key, &mut peer.woken);
+            }
         }
     }
 

@@ -481,6 +481,7 @@ impl Swarm {
             let piece = u32::try_from(piece).expect("at most the pieces");
             session.have(PieceIndex(piece));
         }
+        session.hurry();
         wake(&mut self.outputs, key, &mut peer.woken);
         self.handle_bitfield(now, key);
     }

@@ -148,9 +148,20 @@ fn a_block_goes_from_one_session_to_the_other() {
         ]
     );
     assert_eq!(a.outstanding(), 0);
-    a.have(PieceIndex(3));
+    // Who has it learns it late, with whatever is said next,
+    assert!(a.have(PieceIndex(3)));
+    assert!(wire(&mut a).is_empty());
+    a.interested(false);
     let events = give(&mut b, now, &wire(&mut a)).unwrap();
-    assert_eq!(events, [Event::Have(PieceIndex(3))]);
+    assert_eq!(events, [Event::NotInterested, Event::Have(PieceIndex(3))]);
+    // or when it is hurried; who lacks it at once.
+    assert!(!a.hurry() && a.have(PieceIndex(4)) && a.hurry());
+    let events = give(&mut b, now, &wire(&mut a)).unwrap();
+    assert_eq!(events, [Event::Have(PieceIndex(4))]);
+    let (mut a, mut b) = pair(&none(), &none());
+    assert!(!a.have(PieceIndex(5)));
+    let events = give(&mut b, now, &wire(&mut a)).unwrap();
+    assert_eq!(events, [Event::Have(PieceIndex(5))]);
 }
 
 /// A session that a peer called up which is not ours: it says what the test says.
@@ -1038,6 +1049,7 @@ proptest! {
                 while !end.asked.is_empty() {
                     end.act(Act::Answer(true));
                 }
+                end.session.hurry();
                 end.sent.extend(wire(&mut end.session));
             }
             prop_assert_eq!(a.take(&mut b.sent, usize::MAX), Ok(()));

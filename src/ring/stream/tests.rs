@@ -577,7 +577,10 @@ fn a_late_acknowledgement_is_waited_for_so_long() {
         let waits = path::pending(&sender.connection.fd).unwrap();
         assert!(waits > 2 * BLOCK as u64, "{waits}");
         let since = runtime::now() + 20 * MILLI;
-        let late = Late { since, bytes: waits };
+        let late = Late {
+            since,
+            bytes: waits,
+        };
         sender.delivered(BLOCK as u64, Some(late)).await.unwrap();
         assert!(runtime::now() >= since);
         // Never for more than that.
