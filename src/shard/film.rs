@@ -53,7 +53,7 @@ pub struct Film {
     /// That site's limit keeps the film from its torrent.
     pub refused: Cell<bool>,
     pub used_at: Cell<Time>,
-    since: Time,
+    since: Cell<Time>,
     /// What was not found is looked for again after so long.
     pub again_after: Cell<Duration>,
     /// A registry makes its torrent, and is asked again.
@@ -107,7 +107,7 @@ impl Film {
             quota: RefCell::new(quota),
             refused: Cell::new(false),
             used_at: Cell::new(now),
-            since: now,
+            since: Cell::new(now),
             again_after: Cell::new(AGAIN_AFTER),
             searching: Cell::new(false),
         });
@@ -146,7 +146,7 @@ impl Film {
             .is_some_and(|origin| origin.changed.get());
         let retry = match &*self.state.borrow() {
             State::Passthrough if self.searching.get() => false,
-            State::Passthrough | State::Failed(_) => now.since(self.since) > self.again_after.get(),
+            State::Passthrough | State::Failed(_) => self.is_due(now),
             State::Here { host, .. } => host.ended.get(),
             // Its swarm has left that shard, or this request would have gone there.
             State::Elsewhere(_) => true,
@@ -156,6 +156,21 @@ impl Film {
         let by = self.quota.borrow();
         let others = self.refused.get() && by.as_ref().map(Arc::as_ptr) != quota.map(Arc::as_ptr);
         changed || retry || others
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        now.since(self.since.get()) > self.again_after.get()
+    }
+
+    /// Looks once more for the torrent of a film that is being watched: its player may ask no more.
+    pub fn look_again(self: &Rc<Self>, shard: &Rc<Shard>) {
+        let without = matches!(*self.state.borrow(), State::Passthrough) && !self.refused.get();
+        if without && !self.searching.get() && self.is_due(shard.now()) {
+            self.since.set(shard.now());
+            self.searching.set(true);
+            self.inbox.forget();
+            Search::start(shard, self);
+        }
     }
 
     /// Waits until it is known what this film is, at most `wait`.

@@ -434,7 +434,16 @@ impl Pass {
     /// A swarm that can go on where the range under way ends begins at once: its first answers
     /// then follow without a gap.
     async fn look_for_heir(&mut self, shard: &Rc<Shard>, film: &Rc<Film>, request: &Request<'_>) {
-        if !self.may_hand_over || self.heir.is_some() || self.ahead.is_some() {
+        if !self.may_hand_over || self.heir.is_some() {
+            return;
+        }
+        film.look_again(shard);
+        if let Some(fetch) = &self.fetch
+            && let Some(answer) = &*fetch.pipe.head.borrow()
+        {
+            film.inbox.handle_origin_head(&answer.head, answer.total);
+        }
+        if self.ahead.is_some() {
             return;
         }
         let under_way = self.fetch.is_some();

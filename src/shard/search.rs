@@ -73,6 +73,12 @@ impl Inbox {
         }
     }
 
+    /// A new look hears it anew.
+    pub fn forget(&self) {
+        self.events.borrow_mut().clear();
+        self.origin_told.set(false);
+    }
+
     fn tell(&self, event: Event) {
         self.events.borrow_mut().push_back(event);
         self.wake.notify_one();
@@ -170,6 +176,9 @@ impl Search {
                 detail,
             } => {
                 tracing::info!(status, code, detail, "the address was not found");
+                if matches!(self.film.state(), State::Passthrough) {
+                    return;
+                }
                 self.film.fail(Failure {
                     detail: detail.into(),
                     ..Failure::new(status, code, "")

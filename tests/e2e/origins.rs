@@ -68,6 +68,22 @@ fn who_comes_while_the_origin_is_down_has_the_swarm_once_it_is_back() {
     stub.swarm(&scene.film.hex());
 }
 
+/// The player asks once, and plays on.
+#[test]
+fn a_torrent_that_could_not_be_had_at_first_is_looked_for_again() {
+    let bed = Bed::new();
+    let film = Film::random(&bed, "film.bin", FILM_LEN, 65_536);
+    let late = Faults {
+        torrent_after: Duration::from_secs(1),
+        rate: Some(700_000),
+        ..Default::default()
+    };
+    let origin = Origin::start(&film.data, Some(film.torrent("", "")), late);
+    let stub = Stub::start(&bed);
+    film.assert_same(&stub.get_all(&target(&[], &origin.url("film.bin"))));
+    stub.swarm(&film.hex());
+}
+
 /// Not a measurement (see `scripts/bench.sh`): only that nothing waits for what it need not.
 #[test]
 fn a_slow_origin_is_asked_at_once() {

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bed::net::{free_port, loopback};
 
@@ -27,6 +27,8 @@ pub struct Faults {
     pub ignores_ranges: bool,
     /// Another file with another validator after this many bytes.
     pub changes_after: Option<u64>,
+    /// Whoever asks for a torrent is hung up on so long.
+    pub torrent_after: Duration,
 }
 
 /// Serves one file under every path but those that end in `.torrent`, which it has not.
@@ -39,6 +41,7 @@ struct Shared {
     data: Arc<Vec<u8>>,
     torrent: Option<Vec<u8>>,
     faults: Faults,
+    began: Instant,
     sent: AtomicU64,
     asked: AtomicU64,
     /// The path that each connection asked for first, by the order in which they came.
@@ -55,6 +58,7 @@ impl Origin {
             data: Arc::clone(data),
             torrent,
             faults,
+            began: Instant::now(),
             sent: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             openings: Mutex::default(),
@@ -147,6 +151,9 @@ impl Shared {
         let to_head = request.starts_with("head ");
         let path = request.split(' ').nth(1).unwrap_or_default();
         if path.ends_with(".torrent") {
+            if self.began.elapsed() < self.faults.torrent_after {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             let Some(torrent) = &self.torrent else {
                 return out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
             };
