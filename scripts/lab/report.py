@@ -106,8 +106,8 @@ own what of that was the lab's. Medians of the seeds; every seed is a line in th
 
 Requests to the origin take 20 ms; between viewers there is no delay but the links' own queues, for
 want of netem. What leaves a host waits in a queue for each receiver, which take turns (htb); what
-comes to a viewer passes one tbf. A free rider chokes all. `runs.jsonl` holds
-the figures of each run, `clients.jsonl` each viewer's events.
+comes to a viewer passes one tbf. TCP is reno. A free rider chokes all. `runs.jsonl` holds the
+figures of each run, `clients.jsonl` each viewer's events.
 """
 
 

@@ -287,7 +287,7 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
     };
     let began = runtime::now();
     let range = layout.span_range(span);
-    let Ok(parts) = host.shelf.parts(runtime::now(), range, 0) else {
+    let Ok(parts) = host.shelf.parts(began, range, 0) else {
         tracing::warn!("a block for a peer could not be read");
         host.lose(range);
         return false;

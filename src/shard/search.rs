@@ -176,6 +176,7 @@ impl Search {
                 detail,
             } => {
                 tracing::info!(status, code, detail, "the address was not found");
+                // It plays already, and goes on without.
                 if matches!(self.film.state(), State::Passthrough) {
                     return;
                 }

@@ -68,7 +68,7 @@ impl Session {
         self.started && late
     }
 
-    /// What could wait goes out; whether anything did.
+    /// What could wait goes out; whether there is anything to send.
     pub fn hurry(&mut self) -> bool {
         let outbox = &mut self.outbox;
         outbox.bytes.append(&mut outbox.late);
