@@ -315,15 +315,12 @@ async fn upload(host: &Rc<Host>, peer: PeerKey, span: BlockSpan, sender: &mut Se
         }
     }
     // Another peer's turn comes when this one's blocks are through, not when they wait for it.
-    let (pending, late) = {
-        let swarm = host.swarm.borrow();
-        let late = swarm.upload_line_time(span).map(|line| Late {
-            since: began + line,
-            bytes: u64::from(span.len),
-        });
-        (swarm.upload_pending_max(), late)
-    };
-    if sender.drained().await.is_err() || sender.delivered(pending, late).await.is_err() {
+    let through = host.swarm.borrow().upload_through(span);
+    let late = through.late.map(|late| Late {
+        since: began + late.after,
+        bytes: late.pending,
+    });
+    if sender.drained().await.is_err() || sender.delivered(through.pending, late).await.is_err() {
         return false;
     }
     if let Some(shard) = host.shard.upgrade() {

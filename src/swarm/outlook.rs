@@ -529,6 +529,8 @@ impl<'a> Expectation<'a> {
             true => mate.finish_s - float(behind) / mate.rate,
             false => mate.finish_s,
         };
+        // Its turn has not come although it should have, and may not for as long again.
+        let queued_s = queued_s.max(mate.queue.overdue_s(self.scene.now, block));
         let coming_s = mate.queue.coming_s(self.scene.now, block);
         coming_s.map_or(queued_s, |coming_s| queued_s.min(coming_s))
     }

@@ -74,6 +74,13 @@ impl Queue {
         None
     }
 
+    /// How long ago a block was expected that has not come, s; at least zero.
+    pub fn overdue_s(&self, now: Time, block: Block) -> f64 {
+        let mut asked = self.asked.iter();
+        let asked = asked.find(|asked| asked.block == block);
+        asked.map_or(0.0, |asked| now.since(asked.expect).as_secs_f64())
+    }
+
     /// In the order of asking.
     pub fn blocks(&self) -> impl DoubleEndedIterator<Item = Block> + '_ {
         self.asked.iter().map(|asked| asked.block)

@@ -4,22 +4,16 @@
 //! downloads brings four pieces late; one after the other, the first of them is there in a quarter
 //! of the time, and is on its way to others while the next one is sent.
 
+mod line;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::swarm::PeerKey;
 use crate::swarm::outlook::bytes;
+use crate::swarm::serving::line::Line;
 use crate::units::{BLOCK_LEN, PieceIndex, Time};
 
-/// Peers served at once, at most.
-pub const WIDTH_MAX: usize = 16;
-/// Twice or half as many at once are tried after so many periods without a try.
-const TRY_EVERY: u32 = 16;
-/// More at once are kept if they bring so much more; fewer, if they bring at least this part.
-const WORTH: f64 = 1.25;
-const ENOUGH: f64 = 0.9;
-/// Part of the mean of periods that the last one is.
-const RECENT: f64 = 0.25;
 /// A turn lasts so long, and as long as so many blocks take, without a further request.
 const LINGER: Duration = Duration::from_millis(100);
 const LINGER_BLOCKS: f64 = 4.0;
@@ -40,9 +34,8 @@ const PENDING_S: f64 = 0.06;
 const PENDING_MIN: f64 = 4096.0;
 /// The same while one peer alone wants something: a fast line is not known for one then.
 const PENDING_ALONE: u64 = 4 * BLOCK_LEN as u64;
-/// What goes out is measured over so long, and so many bytes.
-const PERIOD: Duration = Duration::from_millis(500);
-const PERIOD_BYTES: u64 = 24 * BLOCK_LEN as u64;
+/// Acknowledgements that wait where they come from, behind what is sent there, may be so late, s.
+const LATE_S: f64 = 0.4;
 
 /// Turns of one swarm's uploads.
 #[derive(Debug)]
@@ -54,21 +47,26 @@ pub struct Serving {
     queue: bool,
     /// More than one peer wants something.
     contested: bool,
-    /// Peers served at once.
-    width: usize,
-    period: Period,
-    /// What goes out with this width, bytes/s; zero before the first period.
-    rate: f64,
-    /// Since the last try.
-    periods: u32,
-    /// Another width is tried: what it was before.
-    tried: Option<usize>,
-    /// The last try that was given up was of more.
-    tried_more: bool,
-    /// Sockets fill up, or run dry, after the width changed: this period tells nothing.
-    settling: bool,
+    line: Line,
     /// Nobody is served before.
     rests_until: Time,
+}
+
+/// When a block that was sent is through, and the next is sent, to this peer or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// No more bytes wait on the way, beside those that keep the path busy.
+    pub pending: u64,
+    /// As far as our own line is known.
+    pub late: Option<Late>,
+}
+
+/// So long after it was begun it has gone over our own line: so many more bytes may wait then, for
+/// acknowledgements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    pub after: Duration,
+    pub pending: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,12 +99,6 @@ struct Patience {
     asking: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Period {
-    began: Time,
-    bytes: u64,
-}
-
 impl Serving {
     pub fn new(now: Time) -> Self {
         Self {
@@ -114,50 +106,43 @@ impl Serving {
             under_way: BTreeMap::new(),
             queue: false,
             contested: false,
-            width: 1,
-            period: Period {
-                began: now,
-                bytes: 0,
-            },
-            rate: 0.0,
-            periods: 0,
-            tried: None,
-            tried_more: false,
-            settling: false,
+            line: Line::new(now),
             rests_until: Time::ZERO,
         }
     }
 
     /// What goes out, bytes/s; zero while it is not known.
     pub const fn rate(&self) -> f64 {
-        self.rate
+        self.line.rate
     }
 
-    /// A block is through when no more bytes than these wait.
-    pub fn pending_max(&self) -> u64 {
-        if !self.contested {
-            return PENDING_ALONE;
+    /// Of a block of so many bytes for one peer.
+    pub fn through(&self, len: u64) -> Through {
+        let rate = self.line.rate;
+        if !self.contested || rate <= 0.0 {
+            let pending = match self.contested {
+                true => u64::from(BLOCK_LEN),
+                false => PENDING_ALONE,
+            };
+            return Through {
+                pending,
+                late: None,
+            };
         }
-        if self.rate <= 0.0 {
-            return u64::from(BLOCK_LEN);
-        }
-        bytes((self.rate * PENDING_S).max(PENDING_MIN))
-    }
-
-    /// How long so many bytes to one peer take over the line, as far as that is known.
-    pub fn line_time(&self, bytes: u64) -> Option<Duration> {
-        if !self.contested || self.rate <= 0.0 {
-            return None;
-        }
-        let width = f64::from(u32::try_from(self.width).expect("WIDTH_MAX"));
         #[expect(clippy::cast_precision_loss, reason = "a time")]
-        let line_s = bytes as f64 * width / self.rate;
-        Some(Duration::from_secs_f64(line_s))
+        let line_s = len as f64 / rate * f64::from(self.line.width_u32());
+        Through {
+            pending: bytes((rate * PENDING_S).max(PENDING_MIN)),
+            late: Some(Late {
+                after: Duration::from_secs_f64(line_s),
+                pending: bytes(rate * LATE_S).max(len),
+            }),
+        }
     }
 
     /// Peers served at once.
     pub const fn width(&self) -> usize {
-        self.width
+        self.line.width
     }
 
     /// The line is needed for something else.
@@ -189,16 +174,14 @@ impl Serving {
 
     /// Who asks for a few blocks at a time asks for the next when one has come.
     fn patience(&self) -> Patience {
-        if self.rate <= 0.0 {
+        let (Some(block_s), Some(round_s)) = (self.line.block_s(), self.line.round_s()) else {
             return Patience {
                 idle: LINGER + LINGER_FIRST,
                 asking: STUCK_AFTER_FIRST,
             };
-        }
-        let block_s = f64::from(BLOCK_LEN) / self.rate;
+        };
         let linger_s = (block_s * LINGER_BLOCKS).min(LINGER_MAX.as_secs_f64());
-        let width = f64::from(u32::try_from(self.width).expect("WIDTH_MAX"));
-        let stuck_s = (block_s * width * STUCK_BLOCKS).min(STUCK_AFTER_MAX.as_secs_f64());
+        let stuck_s = (round_s * STUCK_BLOCKS).min(STUCK_AFTER_MAX.as_secs_f64());
         Patience {
             idle: LINGER + Duration::from_secs_f64(linger_s),
             asking: STUCK_AFTER.max(Duration::from_secs_f64(stuck_s)),
@@ -217,7 +200,7 @@ impl Serving {
         let served = turns.count() - idle;
         let rests = self.under_way.keys().filter(|key| !self.has_turn(**key));
         let held = served + rests.count() + idle.saturating_sub(1);
-        self.width.saturating_sub(held)
+        self.line.width.saturating_sub(held)
     }
 
     fn has_turn(&self, key: PeerKey) -> bool {
@@ -250,7 +233,7 @@ impl Serving {
         // One alone tells nothing of how many should be served at once.
         let contested = waiting + self.turns.len() > 1;
         if !self.contested || !contested {
-            self.begin_period(now);
+            self.line.begin_period(now);
         }
         self.contested = contested;
     }
@@ -262,60 +245,8 @@ impl Serving {
             turn.stuck = false;
         }
         if self.contested {
-            self.period.bytes += bytes;
-            self.measure(now);
+            self.line.handle_sent(now, bytes);
         }
-    }
-
-    /// Fewer at once if that loses nothing, more if it brings more: the uplink itself tells which.
-    fn measure(&mut self, now: Time) {
-        let elapsed = now.since(self.period.began);
-        if elapsed < PERIOD || self.period.bytes < PERIOD_BYTES {
-            return;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let rate = self.period.bytes as f64 / elapsed.as_secs_f64();
-        self.begin_period(now);
-        if std::mem::take(&mut self.settling) {
-            return;
-        }
-        if let Some(before) = self.tried.take() {
-            let more = self.width > before;
-            if rate >= self.rate * if more { WORTH } else { ENOUGH } {
-                self.rate = rate;
-                // What has paid may pay again.
-                return self.try_width(more);
-            }
-            self.width = before;
-            self.settling = true;
-            self.tried_more = more;
-            self.periods = 0;
-            return;
-        }
-        let known = self.rate > 0.0;
-        self.rate += (rate - self.rate) * if known { RECENT } else { 1.0 };
-        self.periods += 1;
-        if !known || self.periods >= TRY_EVERY {
-            self.try_width(!self.tried_more);
-        }
-    }
-
-    fn try_width(&mut self, more: bool) {
-        let width = match more || self.width == 1 {
-            true => (self.width * 2).min(WIDTH_MAX),
-            false => self.width / 2,
-        };
-        if width != self.width {
-            self.tried = Some(std::mem::replace(&mut self.width, width));
-            self.settling = true;
-        }
-    }
-
-    fn begin_period(&mut self, now: Time) {
-        self.period = Period {
-            began: now,
-            bytes: 0,
-        };
     }
 
     pub fn next_timeout(&self) -> Time {
@@ -449,7 +380,7 @@ mod tests {
                 if tick == ticks / 2 {
                     half = self.sent.iter().sum();
                 }
-                self.widths.push(self.serving.width);
+                self.widths.push(self.serving.line.width);
             }
             let sent = self.sent.iter().sum::<u32>() - half;
             let lines = self.line * self.sent.len() as f64;
@@ -484,7 +415,7 @@ mod tests {
     fn who_asks_for_little_at_a_time_keeps_its_turn_for_a_while() {
         let mut serving = Serving::new(Time::ZERO);
         // A block takes 0.1 s.
-        serving.rate = BLOCK as f64 * 10.0;
+        serving.line.rate = BLOCK as f64 * 10.0;
         let piece = PieceIndex(3);
         serving.begin_turn(Time::ZERO, PeerKey(1), piece);
         serving.end_turns(Time::ZERO, |_| None);
@@ -543,8 +474,8 @@ mod tests {
     fn on_a_thin_line_who_waits_for_a_block_is_not_stuck() {
         let stuck_at = |blocks_per_s: f64, width: usize| {
             let mut serving = Serving::new(Time::ZERO);
-            serving.rate = BLOCK as f64 * blocks_per_s;
-            serving.width = width;
+            serving.line.rate = BLOCK as f64 * blocks_per_s;
+            serving.line.width = width;
             serving.begin_turn(Time::ZERO, PeerKey(1), PieceIndex(3));
             serving.set_waiting(Time::ZERO, 1);
             serving.next_timeout()
@@ -558,7 +489,7 @@ mod tests {
     #[test]
     fn who_takes_nothing_holds_nobody_up() {
         let mut serving = Serving::new(Time::ZERO);
-        serving.width = 1;
+        serving.line.width = 1;
         let piece = PieceIndex(3);
         serving.begin_turn(Time::ZERO, PeerKey(1), piece);
         assert_eq!(serving.free(Time::ZERO), 0);
@@ -607,17 +538,28 @@ mod tests {
     #[test]
     fn what_may_wait_before_the_line_follows_its_rate() {
         let mut serving = Serving::new(Time::ZERO);
-        assert_eq!(serving.pending_max(), 4 * BLOCK);
+        let known = |pending, millis, late| Through {
+            pending,
+            late: Some(Late {
+                after: Duration::from_millis(millis),
+                pending: late,
+            }),
+        };
+        let unknown = |pending| Through {
+            pending,
+            late: None,
+        };
+        assert_eq!(serving.through(BLOCK), unknown(4 * BLOCK));
         serving.contested = true;
-        assert_eq!(serving.pending_max(), BLOCK);
-        assert_eq!(serving.line_time(BLOCK), None);
-        serving.rate = 1e6;
-        assert_eq!(serving.pending_max(), 60_000);
-        assert_eq!(serving.line_time(50_000), Some(Duration::from_millis(50)));
-        serving.width = 3;
-        assert_eq!(serving.line_time(50_000), Some(Duration::from_millis(150)));
-        serving.rate = 30_000.0;
-        assert_eq!(serving.pending_max(), 4096);
+        assert_eq!(serving.through(BLOCK), unknown(BLOCK));
+        serving.line.rate = 1e6;
+        assert_eq!(serving.through(50_000), known(60_000, 50, 400_000));
+        serving.line.width = 3;
+        assert_eq!(serving.through(50_000), known(60_000, 150, 400_000));
+        // One more at least.
+        serving.line.rate = 30_000.0;
+        assert_eq!(serving.through(15_000).pending, 4096);
+        assert_eq!(serving.through(15_000).late.unwrap().pending, 15_000);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::peer::session::Send;
 use crate::peer::session::Session;
+use crate::swarm::serving::Through;
 use crate::swarm::{PeerKey, Swarm, wake};
 use crate::units::{BlockSpan, Time};
 
@@ -40,19 +41,12 @@ impl Swarm {
         None
     }
 
-    /// Bytes that may wait on the way to a peer before the next block is sent, to it or another,
-    /// beside what keeps its path busy.
-    pub fn upload_pending_max(&self) -> u64 {
-        self.serving.pending_max()
+    /// When a block is through that was just written.
+    pub fn upload_through(&self, span: BlockSpan) -> Through {
+        self.serving.through(u64::from(span.len))
     }
 
-    /// How long a block takes over our own line: acknowledgements may take longer.
-    pub fn upload_line_time(&self, span: BlockSpan) -> Option<Duration> {
-        self.serving.line_time(u64::from(span.len))
-    }
-
-    /// Payload of blocks that is through: no more than [`Swarm::upload_pending_max`] of it waits,
-    /// or [`Swarm::upload_line_time`] is over.
+    /// Payload of blocks that is through: see [`Swarm::upload_through`].
     pub fn sent(&mut self, now: Time, key: PeerKey, bytes: usize) {
         self.now = now;
         let bytes = u64::try_from(bytes).expect("usize fits");
