@@ -53,7 +53,8 @@ impl Queue {
         });
     }
 
-    /// Until a block comes of the piece whose turn it is, s; `None` if it is another's turn.
+    /// Until a block comes of the piece whose turn it is, s; `None` if it is another's turn. The
+    /// next one, if it is overdue, may be so for as long again.
     pub fn coming_s(&self, now: Time, block: Block) -> Option<f64> {
         let turn = self.turn.filter(|turn| turn.piece == block.piece)?;
         let block_s = turn.block_s?;
@@ -61,15 +62,15 @@ impl Queue {
         if since_s > 2.0 * block_s + PAUSE_S {
             return None;
         }
-        let mut ahead = 0.0;
+        let mut wait_s = (block_s - since_s).abs();
         for asked in &self.asked {
-            ahead += block_s;
             if asked.block == block {
-                return Some((ahead - since_s).max(0.0));
+                return Some(wait_s);
             }
             if asked.block.piece != block.piece {
                 return None;
             }
+            wait_s += block_s;
         }
         None
     }
@@ -137,7 +138,9 @@ mod tests {
         assert_eq!(coming(&queue, 1000), None);
         queue.handle_brought(at(1100), PieceIndex(3));
         assert!(coming(&queue, 1100).is_some_and(|wait| (wait - 0.2).abs() < 1e-9));
-        assert!(coming(&queue, 1250).is_some_and(|wait| (wait - 0.05).abs() < 1e-9));
+        assert!(coming(&queue, 1150).is_some_and(|wait| (wait - 0.15).abs() < 1e-9));
+        // The one before it is overdue by 50 ms.
+        assert!(coming(&queue, 1250).is_some_and(|wait| (wait - 0.15).abs() < 1e-9));
         // Its turn is over.
         assert_eq!(coming(&queue, 1500), None);
         queue.handle_brought(at(1200), PieceIndex(4));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 
 use super::*;
+use crate::swarm::queue::Asked;
 use crate::swarm::reader::PROMOTED_AFTER;
 use crate::swarm::rendezvous::Turn;
-use crate::units::{InfoHash, PeerId, PieceIndex};
+use crate::units::{BLOCK_LEN, InfoHash, PeerId, PieceIndex};
 
 const FILE: ByteRange = ByteRange::new(0, 64 << 20);
 const RATE: f64 = 250_000.0;
@@ -342,6 +343,28 @@ fn a_hedge_waits_for_its_latest_start_and_spares_what_peers_bring() {
     assert!(matches!(early, Plan::Wait(at) if at > Time::from_secs(5)));
     assert!(is_buy(case.plan(late, &reader, &[10_000.0]), Cause::Hedge));
     assert!(matches!(case.plan(late, &reader, &[5e6]), Plan::Wait(_)));
+}
+
+#[test]
+fn what_is_overdue_is_not_expected_at_once() {
+    let (now, reader) = playing();
+    let plan = |expect| {
+        let mut case = case(OriginPolicy::Hybrid);
+        let piece = case.layout.piece_of(reader.ready());
+        while let Some(block) = case.requests.take(piece, PeerKey(0)) {
+            let (len, at) = (BLOCK_LEN, Time::ZERO);
+            case.queue.push(Asked {
+                block,
+                len,
+                at,
+                expect,
+            });
+        }
+        case.plan(now, &reader, &[5e6])
+    };
+    assert!(matches!(plan(now), Plan::Wait(_)));
+    // A second late, and needed in a second.
+    assert!(is_buy(plan(Time::from_secs(8)), Cause::Hedge));
 }
 
 #[test]
