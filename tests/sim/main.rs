@@ -171,7 +171,7 @@ fn scarce_and_restless(seed: u64, size: Size) -> Vec<Level> {
 /// S7 and S8.
 fn troubled(seed: u64, size: Size) -> Vec<Level> {
     let mut all = Vec::new();
-    for (slow, limit, most) in [(false, 4.7, 6.5), (true, 5.9, 38.0)] {
+    for (slow, limit, most) in [(false, 4.7, 10.0), (true, 4.7, 34.0)] {
         let s7 = play(scenario::s7(seed, size, slow));
         let longest = ("longest stall, s", s7.stall_longest, 1.0, limit);
         let needless = ("needless stalls, s", s7.needless_s, 0.0, most);
