@@ -336,6 +336,11 @@ impl Session {
         self.holdings.has(piece)
     }
 
+    /// Pieces that it has.
+    pub fn held(&self) -> u32 {
+        self.holdings.held()
+    }
+
     pub fn is_seed(&self) -> bool {
         self.holdings.is_seed()
     }

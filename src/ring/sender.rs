@@ -134,6 +134,11 @@ impl Sender {
         result
     }
 
+    /// Bytes that were sent and that the other side has not acknowledged.
+    pub fn unread(&self) -> u64 {
+        path::pending(&self.connection.fd).unwrap_or(0)
+    }
+
     /// Until of all that was sent no more than `rest` bytes wait on the way, beside those that keep
     /// the path busy: what is before its narrowest line waits for nothing but itself. Where an
     /// acknowledgement is late, it is no sign of a line of ours: see [`Late`].

@@ -123,9 +123,10 @@ impl Request<'_> {
             }
             self.handle_sent(shard);
             left -= run.len();
+            let unread = player.sender.unread();
             host.swarm
                 .borrow_mut()
-                .handle_sent(shard.now(), reader.key, run.len());
+                .handle_sent(shard.now(), reader.key, run.len(), unread);
             host.drain(&[]);
             player.take_turns(shard).await;
         }

@@ -123,17 +123,17 @@ impl Swarm {
             if !at_once {
                 peer.marks = (peer.bytes_down, peer.bytes_up);
             }
-            let pieces = session.pieces();
             let first_missing = peer.front.map_or(count, |front| front.at());
+            let interested = session.interested_in_us();
             candidates.push(Candidate {
                 key,
-                interested: session.interested_in_us(),
-                lacks: have.difference(pieces).next().is_some(),
+                interested,
+                lacks: interested && have.difference(session.pieces()).next().is_some(),
                 idle: !session.choked()
                     && session.next_upload().is_none()
                     && now.since(peer.took_at) >= IDLE,
                 first_missing,
-                have_count: u32::try_from(pieces.count_ones(..)).expect("at most the pieces"),
+                have_count: session.held(),
                 rate_to_us: float(down) / span,
                 rate_from_us: float(up) / span,
             });
@@ -203,13 +203,12 @@ impl Swarm {
     pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
         self.peers.iter().filter_map(|(key, peer)| {
             let session = peer.ready()?;
-            let held = session.pieces().count_ones(..);
             Some(PeerView {
                 key,
                 addr: peer.addr,
                 incoming: peer.incoming,
                 client: session.client().map(str::to_owned),
-                have_pieces: u32::try_from(held).unwrap_or(u32::MAX),
+                have_pieces: session.held(),
                 choking_us: session.choking_us(),
                 choked: session.choked(),
                 interested_in_us: session.interested_in_us(),

@@ -413,9 +413,7 @@ impl Swarm {
             .filter_map(|(_, reader)| reader.held_until());
         next = next.min(held.min().unwrap_or(Time::NEVER));
         for (_, peer) in self.peers.iter() {
-            if let Some(session) = &peer.session {
-                next = next.min(session.next_timeout()).min(peer.next_look());
-            }
+            next = next.min(peer.next_timeout());
         }
         next
     }
@@ -425,7 +423,7 @@ impl Swarm {
         if self.shut_down {
             return;
         }
-        for key in self.peers.keys() {
+        for key in self.peers.due(now) {
             self.check_peer(now, key);
         }
         for fetch in self.supply.late(now) {

@@ -172,6 +172,12 @@ impl Peers {
         self.iter().map(|(key, _)| key).collect()
     }
 
+    /// Those that something was waited for, long enough.
+    pub fn due(&self, now: Time) -> Vec<PeerKey> {
+        let due = self.iter().filter(|(_, peer)| peer.next_timeout() <= now);
+        due.map(|(key, _)| key).collect()
+    }
+
     /// Which of two connections to one peer is to go, now that this one has shaken hands; `None`:
     /// it is the only one. Both sides must choose alike, or nothing is left: of two crossed calls
     /// the greater id's stands, as in libtorrent; of two calls one way, the earlier, as of one that
@@ -352,6 +358,14 @@ impl Peer {
 
     pub fn asked_len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Of its session, or when to look at what it was asked for.
+    pub fn next_timeout(&self) -> Time {
+        let session = self.session.as_ref();
+        session.map_or(Time::NEVER, |session| {
+            session.next_timeout().min(self.next_look())
+        })
     }
 
     pub fn next_look(&self) -> Time {

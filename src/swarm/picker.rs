@@ -312,7 +312,7 @@ mod tests {
             let range = ByteRange::new(start, file.end);
             let mut reader = Reader::new(NOW, range, file, Some(RATE));
             reader.set_ready(NOW, piece * PIECE);
-            reader.handle_sent(NOW, 4 * PIECE);
+            reader.handle_sent(NOW, 4 * PIECE, 0);
             self.readers.insert(reader)
         }
 

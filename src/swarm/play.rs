@@ -83,14 +83,15 @@ impl Swarm {
         !whole && !self.peers.iter().any(|(_, peer)| peer.may_have(piece))
     }
 
-    pub fn handle_sent(&mut self, now: Time, reader: ReaderKey, bytes: u64) {
+    /// Payload that was written to a player; `unread`: so much of all has not left our socket yet.
+    pub fn handle_sent(&mut self, now: Time, reader: ReaderKey, bytes: u64, unread: u64) {
         self.now = now;
         let Some(reader) = self.readers.get_mut(reader.0) else {
             return;
         };
         let was_starting = reader.is_starting();
         let was_frozen = reader.is_frozen();
-        reader.handle_sent(now, bytes);
+        reader.handle_sent(now, bytes, unread);
         self.stats.bytes.to_players += bytes;
         // With the origin alone each byte read makes room for another.
         self.replan |= was_starting || was_frozen || self.alone;

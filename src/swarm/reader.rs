@@ -33,6 +33,7 @@ pub struct Reader {
     clock: Option<Clock>,
     /// Since when the player's socket takes nothing.
     frozen: Option<Time>,
+    taken: Taken,
     /// How far it was ahead of the film after it last took something, s; and when it was first
     /// full.
     ahead_s: f64,
@@ -44,6 +45,13 @@ pub struct Reader {
     stall: Duration,
     missed: u64,
     hold: Hold,
+}
+
+/// What had left our socket when something was last written to it.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    at: Time,
+    to: u64,
 }
 
 /// The virtual playhead: the player is taken to need `x0` at `t0` and the rest at the film's rate.
@@ -73,6 +81,10 @@ impl Reader {
             opened: now,
             clock: None,
             frozen: None,
+            taken: Taken {
+                at: now,
+                to: range.start,
+            },
             ahead_s: 0.0,
             full_s: None,
             starved: None,
@@ -265,10 +277,12 @@ impl Reader {
         self.ready = ready;
     }
 
-    pub fn handle_sent(&mut self, now: Time, bytes: u64) {
-        self.thaw(now);
+    /// `unread`: bytes that were written and have not left our socket yet.
+    pub fn handle_sent(&mut self, now: Time, bytes: u64, unread: u64) {
+        let pos = (self.pos + bytes).min(self.range.end);
+        self.handle_taken(now, pos.saturating_sub(unread));
         self.settle_stall(now);
-        self.pos = (self.pos + bytes).min(self.range.end);
+        self.pos = pos;
         self.ready = self.ready.max(self.pos);
         if self.clock.is_none() && bytes > 0 {
             self.clock = Some(Clock {
@@ -293,7 +307,7 @@ impl Reader {
     }
 
     pub fn handle_starved(&mut self, now: Time) {
-        self.thaw(now);
+        self.handle_taken(now, self.taken.to);
         if self.pos < self.range.end {
             self.starved.get_or_insert(now);
             self.bitrate.handle_starved();
@@ -349,9 +363,16 @@ impl Reader {
         self.starved = None;
     }
 
-    fn thaw(&mut self, now: Time) {
+    /// A full socket takes nothing until much of it was read, and who reads what the socket holds
+    /// plays: only the rest of that time was a pause.
+    fn handle_taken(&mut self, now: Time, to: u64) {
+        let to = to.max(self.taken.to);
+        let played_s = self.lead_s(self.taken.to, to);
+        let idle_s = now.since(self.taken.at).as_secs_f64() - played_s;
+        self.taken = Taken { at: now, to };
+        let idle = Duration::try_from_secs_f64(idle_s).unwrap_or(Duration::ZERO);
         if let (Some(since), Some(clock)) = (self.frozen.take(), &mut self.clock) {
-            clock.t0 = clock.t0 + now.since(since);
+            clock.t0 = clock.t0 + now.since(since).min(idle);
         }
     }
 

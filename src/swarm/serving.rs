@@ -250,6 +250,9 @@ impl Serving {
     }
 
     pub fn next_timeout(&self) -> Time {
+        if !self.queue {
+            return Time::NEVER;
+        }
         let patience = self.patience();
         let held = self.turns.iter().filter(|turn| !turn.stuck);
         let stuck = held.map(|turn| turn.stuck_at(patience));
@@ -259,8 +262,7 @@ impl Serving {
                 .map(|began| *began + patience.asking),
         );
         let rested = Some(self.rests_until).filter(|until| *until > Time::ZERO);
-        let next = stuck.chain(rested).min();
-        next.filter(|_| self.queue).unwrap_or(Time::NEVER)
+        stuck.chain(rested).min().unwrap_or(Time::NEVER)
     }
 
     /// Whether somebody else may have a turn now.

@@ -79,8 +79,10 @@ impl Swarm {
                 }
             }
         }
-        let quickest = self.peers.least_eta();
-        self.refill(now, key, usize::MAX, quickest);
+        if self.peers.get(key).is_some_and(|peer| peer.room() > 0) {
+            let quickest = self.peers.least_eta();
+            self.refill(now, key, usize::MAX, quickest);
+        }
         // Answers that the session wrote by itself.
         if let Some(peer) = self.peers.get_mut(key)
             && peer.session.is_some()

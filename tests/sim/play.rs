@@ -244,7 +244,7 @@ impl World {
                 node.store.assert_readable(range);
                 request.pos = end;
                 (request.full, request.frozen) = (None, false);
-                node.swarm.handle_sent(now, request.reader, range.len());
+                node.swarm.handle_sent(now, request.reader, range.len(), 0);
                 told = true;
             } else if ready.end > request.pos && !request.frozen {
                 let full = *request.full.get_or_insert(now);

@@ -54,6 +54,10 @@ impl Holdings {
         &self.pieces
     }
 
+    pub fn held(&self) -> u32 {
+        self.held
+    }
+
     pub fn has(&self, piece: PieceIndex) -> bool {
         self.all || self.pieces.contains(piece.at())
     }

@@ -22,7 +22,7 @@ fn in_a_crowd_a_film_begins_a_little_later_or_with_much_of_it() {
     let mut reader = begun(true);
     assert_eq!(reader.sendable(), 1_000_000);
     let now = Time::from_secs(1);
-    reader.handle_sent(now, 1_000_000);
+    reader.handle_sent(now, 1_000_000, 0);
     // Its first byte is needed when it is let go, and the rest at the film's rate.
     let left_s = CROWD_TARGET.as_secs_f64() - 1.0;
     assert!(close(reader.slack_s(now, 0), left_s));
@@ -50,7 +50,7 @@ fn in_a_crowd_a_film_begins_a_little_later_or_with_much_of_it() {
     assert!(reader.release(Time::ZERO + CROWD_TARGET));
     // Who has begun to show the film, or comes to its middle, is not held.
     let mut shown = begun(false);
-    shown.handle_sent(now, 2_000_000);
+    shown.handle_sent(now, 2_000_000, 0);
     assert!(!shown.may_be_in_crowd());
     let middle = ByteRange::new(50_000_000, FILE.end);
     assert!(!Reader::new(now, middle, FILE, Some(rate)).may_be_in_crowd());
@@ -59,7 +59,7 @@ fn in_a_crowd_a_film_begins_a_little_later_or_with_much_of_it() {
 fn playing(rate: f64) -> Reader {
     let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(rate));
     reader.set_ready(Time::from_secs(1), 1_000_000);
-    reader.handle_sent(Time::from_secs(1), 1_000_000);
+    reader.handle_sent(Time::from_secs(1), 1_000_000, 0);
     reader
 }
 
@@ -81,7 +81,7 @@ fn pause_freezes_the_clock() {
     let mut reader = playing(500_000.0);
     reader.handle_blocked(Time::from_secs(2));
     assert!(close(reader.slack_s(Time::from_secs(60), 1_000_000), 1.0));
-    reader.handle_sent(Time::from_secs(60), 0);
+    reader.handle_sent(Time::from_secs(60), 0, 0);
     assert!(close(reader.slack_s(Time::from_secs(60), 1_000_000), 1.0));
     assert!(close(reader.slack_s(Time::from_secs(61), 1_000_000), 0.0));
     assert_eq!(reader.stalls(), 0);
@@ -95,7 +95,7 @@ fn stall_lasts_from_the_deadline_to_the_next_byte() {
     assert!(close(reader.stall_s(Time::from_secs(4)), 1.0));
     reader.set_ready(Time::from_secs(5), 1_500_000);
     assert_eq!(reader.missed(), 31);
-    reader.handle_sent(Time::from_secs(5), 500_000);
+    reader.handle_sent(Time::from_secs(5), 500_000, 0);
     assert_eq!(reader.stalls(), 1);
     assert!(close(reader.stall_s(Time::from_secs(5)), 2.0));
     assert!(close(reader.slack_s(Time::from_secs(5), 1_500_000), 1.0));
@@ -106,7 +106,7 @@ fn who_has_taken_everything_is_starved_without_being_told() {
     let mut reader = playing(500_000.0);
     assert!(close(reader.stall_s(Time::from_secs(4)), 1.0));
     reader.set_ready(Time::from_secs(4), 2_000_000);
-    reader.handle_sent(Time::from_secs(4), 500_000);
+    reader.handle_sent(Time::from_secs(4), 500_000, 0);
     assert_eq!(reader.stalls(), 1);
     assert!(close(reader.stall_s(Time::from_secs(20)), 1.0));
 }
@@ -115,7 +115,7 @@ fn who_has_taken_everything_is_starved_without_being_told() {
 fn slow_reading_is_no_stall() {
     let mut reader = playing(500_000.0);
     reader.set_ready(Time::from_secs(2), 3_000_000);
-    reader.handle_sent(Time::from_secs(9), 10);
+    reader.handle_sent(Time::from_secs(9), 10, 0);
     assert_eq!(reader.stalls(), 0);
     assert!(reader.slack_s(Time::from_secs(9), 3_000_000) > 3.0);
 }
@@ -128,7 +128,7 @@ fn reading_is_believed_up_to_a_limit_and_starving_makes_no_greed() {
     let mut take = |reader: &mut Reader, bytes: u64, spare: u64| {
         (second, ready) = (second + 1, ready + bytes);
         reader.set_ready(Time::from_secs(second), ready + spare);
-        reader.handle_sent(Time::from_secs(second), bytes);
+        reader.handle_sent(Time::from_secs(second), bytes, 0);
     };
     for _ in 0..10 {
         take(&mut reader, 5_000_000, 0);
@@ -153,20 +153,39 @@ fn a_full_player_that_takes_the_film_as_it_plays_is_not_paused() {
     let mut reader = playing(500_000.0);
     let second = |tenths: u64| Time::from_millis(tenths * 100);
     reader.set_ready(second(20), 100_000_000);
-    reader.handle_sent(second(20), 5_000_000);
+    reader.handle_sent(second(20), 5_000_000, 0);
     let lead = reader.slack_s(second(20), reader.pos());
     // A second's worth is taken each second, and blocks for most of it.
     for now in (20..320).step_by(10) {
         reader.handle_blocked(second(now + 3));
         for _ in 0..5 {
-            reader.handle_sent(second(now + 10), 100_000);
+            reader.handle_sent(second(now + 10), 100_000, 0);
         }
     }
     assert!(close(reader.slack_s(second(320), reader.pos()), lead));
     // A pause is one: what is taken at its end was shown, the rest of the time nothing.
     reader.handle_blocked(second(320));
-    reader.handle_sent(second(920), 500_000);
+    reader.handle_sent(second(920), 500_000, 0);
     assert!(close(reader.slack_s(second(920), reader.pos()), lead));
+}
+
+#[test]
+fn what_is_read_out_of_a_full_socket_is_shown() {
+    let mut reader = playing(500_000.0);
+    let second = |tenths: u64| Time::from_millis(tenths * 100);
+    reader.set_ready(second(20), 100_000_000);
+    reader.handle_sent(second(20), 5_000_000, 2_000_000);
+    let lead = reader.slack_s(second(20), reader.pos());
+    // The socket takes more only when three seconds were read out of it, and there is little more.
+    reader.handle_blocked(second(23));
+    reader.handle_sent(second(50), 10_000, 510_000);
+    let left = reader.slack_s(second(50), reader.pos());
+    assert!(close(left, lead - 3.0 + 0.02), "{left} of {lead}");
+    // A pause, after which two more were read, is one.
+    reader.handle_blocked(second(53));
+    reader.handle_sent(second(653), 1_000_000, 510_000);
+    let left = reader.slack_s(second(653), reader.pos());
+    assert!(close(left, lead - 3.0 + 0.02), "{left} of {lead}");
 }
 
 #[test]
@@ -197,6 +216,6 @@ fn a_tail_request_is_a_probe_and_reading_on_promotes() {
     let mut head = Reader::new(Time::ZERO, FILE, FILE, None);
     assert!(head.is_probe());
     head.set_ready(Time::ZERO, 600_000);
-    head.handle_sent(Time::ZERO, 600_000);
+    head.handle_sent(Time::ZERO, 600_000, 0);
     assert!(!head.is_probe());
 }

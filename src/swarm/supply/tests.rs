@@ -186,7 +186,7 @@ fn a_crowd_that_waits_for_its_start_throws_in_what_follows() {
             reader.handle_crowd();
         }
         reader.set_ready(Time::ZERO, 250_000);
-        reader.handle_sent(Time::ZERO, 250_000);
+        reader.handle_sent(Time::ZERO, 250_000, 0);
         bought_among(&mut case, Time::ZERO, &reader, &rivals).0
     };
     // One request alone may be a look at the film's head: up to where it would be known as play.
@@ -207,7 +207,7 @@ fn who_is_held_back_in_a_crowd_buys_nothing_for_itself_at_first() {
     case.supply.set_estimate(case.origin, first_byte, 150e3);
     let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
     reader.set_ready(Time::ZERO, 100_000);
-    reader.handle_sent(Time::ZERO, 100_000);
+    reader.handle_sent(Time::ZERO, 100_000, 0);
     let plan = |reader: &Reader, millis| case.plan(Time::from_millis(millis), reader, &[1000.0]);
     assert!(matches!(plan(&reader, 0), Plan::Buy { .. }));
     reader.handle_crowd();
@@ -281,7 +281,7 @@ fn the_laboratory_takes_away_what_it_says() {
 fn playing() -> (Time, Reader) {
     let mut reader = Reader::new(Time::ZERO, FILE, FILE, Some(RATE));
     reader.set_ready(Time::ZERO, 2_500_000);
-    reader.handle_sent(Time::ZERO, 2_500_000);
+    reader.handle_sent(Time::ZERO, 2_500_000, 0);
     (Time::from_secs(9), reader)
 }
 

@@ -482,7 +482,7 @@ impl World {
                 node.store.assert_shown(sent);
                 player.first_byte.get_or_insert(now);
                 player.pos = end;
-                node.swarm.handle_sent(now, player.reader, sent.len());
+                node.swarm.handle_sent(now, player.reader, sent.len(), 0);
             } else if player.pos < player.range.end {
                 if player.pos >= limit {
                     node.swarm.handle_blocked(now, player.reader);
