@@ -172,7 +172,7 @@ impl Peers {
         self.iter().map(|(key, _)| key).collect()
     }
 
-    /// Those that something was waited for, long enough.
+    /// Those whose time has come.
     pub fn due(&self, now: Time) -> Vec<PeerKey> {
         let due = self.iter().filter(|(_, peer)| peer.next_timeout() <= now);
         due.map(|(key, _)| key).collect()
@@ -368,7 +368,7 @@ impl Peer {
         })
     }
 
-    pub fn next_look(&self) -> Time {
+    fn next_look(&self) -> Time {
         if self.queue.is_empty() {
             Time::NEVER
         } else {

@@ -148,43 +148,48 @@ fn reading_is_believed_up_to_a_limit_and_starving_makes_no_greed() {
     assert!(close(reader.rate(), 250_000.0));
 }
 
+fn tenth(tenths: u64) -> Time {
+    Time::from_millis(tenths * 100)
+}
+
+/// After two seconds; `unread` of it lie in the socket. And what it is ahead, s.
+fn full(unread: u64) -> (Reader, f64) {
+    let mut reader = playing(500_000.0);
+    reader.set_ready(tenth(20), 100_000_000);
+    reader.handle_sent(tenth(20), 5_000_000, unread);
+    let lead = reader.slack_s(tenth(20), reader.pos());
+    (reader, lead)
+}
+
 #[test]
 fn a_full_player_that_takes_the_film_as_it_plays_is_not_paused() {
-    let mut reader = playing(500_000.0);
-    let second = |tenths: u64| Time::from_millis(tenths * 100);
-    reader.set_ready(second(20), 100_000_000);
-    reader.handle_sent(second(20), 5_000_000, 0);
-    let lead = reader.slack_s(second(20), reader.pos());
+    let (mut reader, lead) = full(0);
     // A second's worth is taken each second, and blocks for most of it.
     for now in (20..320).step_by(10) {
-        reader.handle_blocked(second(now + 3));
+        reader.handle_blocked(tenth(now + 3));
         for _ in 0..5 {
-            reader.handle_sent(second(now + 10), 100_000, 0);
+            reader.handle_sent(tenth(now + 10), 100_000, 0);
         }
     }
-    assert!(close(reader.slack_s(second(320), reader.pos()), lead));
+    assert!(close(reader.slack_s(tenth(320), reader.pos()), lead));
     // A pause is one: what is taken at its end was shown, the rest of the time nothing.
-    reader.handle_blocked(second(320));
-    reader.handle_sent(second(920), 500_000, 0);
-    assert!(close(reader.slack_s(second(920), reader.pos()), lead));
+    reader.handle_blocked(tenth(320));
+    reader.handle_sent(tenth(920), 500_000, 0);
+    assert!(close(reader.slack_s(tenth(920), reader.pos()), lead));
 }
 
 #[test]
 fn what_is_read_out_of_a_full_socket_is_shown() {
-    let mut reader = playing(500_000.0);
-    let second = |tenths: u64| Time::from_millis(tenths * 100);
-    reader.set_ready(second(20), 100_000_000);
-    reader.handle_sent(second(20), 5_000_000, 2_000_000);
-    let lead = reader.slack_s(second(20), reader.pos());
+    let (mut reader, lead) = full(2_000_000);
     // The socket takes more only when three seconds were read out of it, and there is little more.
-    reader.handle_blocked(second(23));
-    reader.handle_sent(second(50), 10_000, 510_000);
-    let left = reader.slack_s(second(50), reader.pos());
+    reader.handle_blocked(tenth(23));
+    reader.handle_sent(tenth(50), 10_000, 510_000);
+    let left = reader.slack_s(tenth(50), reader.pos());
     assert!(close(left, lead - 3.0 + 0.02), "{left} of {lead}");
     // A pause, after which two more were read, is one.
-    reader.handle_blocked(second(53));
-    reader.handle_sent(second(653), 1_000_000, 510_000);
-    let left = reader.slack_s(second(653), reader.pos());
+    reader.handle_blocked(tenth(53));
+    reader.handle_sent(tenth(653), 1_000_000, 510_000);
+    let left = reader.slack_s(tenth(653), reader.pos());
     assert!(close(left, lead - 3.0 + 0.02), "{left} of {lead}");
 }
 
